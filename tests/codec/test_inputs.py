@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec import limits
+from codec.codec import Budget
+from codec.errors import InvalidInput
+from codec.inputs import check_budget, check_delta, check_fisher, check_sum
+from codec.layout import Layout
+
+LAYOUT = Layout.from_shapes({"a": [4]})
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        np.zeros(3, np.float32),
+        np.zeros((4, 1), np.float32),
+        np.zeros((1,), np.float32),
+        np.zeros(4, np.float64),
+        np.array([0, np.nan, 0, 0], np.float32),
+        np.array([np.inf, -np.inf, 0, 0], np.float32),
+    ],
+)
+def test_a_delta_of_another_form_or_not_finite_is_refused(delta: np.ndarray) -> None:
+    with pytest.raises(InvalidInput, match="delta"):
+        check_delta(delta, layout=LAYOUT)
+
+
+def test_a_delta_whose_sum_overflows_is_finite_all_the_same() -> None:
+    check_delta(np.full(4, 3e38, np.float32), layout=LAYOUT)
+
+
+def test_a_negative_fisher_is_refused() -> None:
+    check_fisher(np.zeros(4, np.float32), layout=LAYOUT)
+    with pytest.raises(InvalidInput, match="negative"):
+        check_fisher(np.array([0, 1, -1e-30, 0], np.float32), layout=LAYOUT)
+
+
+@pytest.mark.parametrize("segment_bytes", [0, 63, limits.MAX_SEGMENT_BYTES + 1])
+def test_a_segment_size_out_of_range_is_refused(segment_bytes: int) -> None:
+    with pytest.raises(InvalidInput, match="segment"):
+        check_budget(Budget(None, segment_bytes))
+
+
+@pytest.mark.parametrize("update_bytes", [-1, 0, 63])
+def test_an_update_size_that_holds_nothing_is_refused(update_bytes: int) -> None:
+    check_budget(Budget(64, 64))
+    with pytest.raises(InvalidInput, match="update"):
+        check_budget(Budget(update_bytes, 1024))
+
+
+def test_a_sum_of_another_form_and_a_weight_that_is_not_finite_are_refused() -> None:
+    check_sum(np.zeros(4), weight=0.5, layout=LAYOUT)
+    with pytest.raises(InvalidInput, match="sum"):
+        check_sum(np.zeros(1), weight=1, layout=LAYOUT)
+    single: Any = np.zeros(4, np.float32)
+    with pytest.raises(InvalidInput, match="sum"):
+        check_sum(single, weight=1, layout=LAYOUT)
+    with pytest.raises(InvalidInput, match="weight"):
+        check_sum(np.zeros(4), weight=float("nan"), layout=LAYOUT)

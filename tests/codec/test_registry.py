@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from codec import registry
+from codec.errors import UnknownCodec
+from codec.registry import CODECS, codec_named
+
+
+def test_every_codec_is_found_by_its_name() -> None:
+    assert set(CODECS) == {"fp32", "fstq"}
+    assert [codec_named(name).name for name in CODECS] == list(CODECS)
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(UnknownCodec, match=r"'zip'.*fp32"):
+        codec_named("zip")
+
+
+def test_ids_and_kinds_are_those_of_the_specification() -> None:
+    spec = Path(registry.__file__).with_name("SPEC.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([a-z0-9-]+)` \| (\w+) \|$", spec, flags=re.MULTILINE)
+    known = [codec_named(name) for name in CODECS]
+    assert sorted(rows) == sorted(
+        (str(getattr(codec, "codec_id", None)), codec.name, codec.order.value) for codec in known
+    )
