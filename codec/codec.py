@@ -52,6 +52,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def codec_id(self) -> int:
+        """The number that stands for it in segments."""
+        ...
+
+    @property
     def order(self) -> Order:
         """What a part of the segments stands for."""
         ...

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from codec import registry
-from codec.errors import UnknownCodec
-from codec.registry import CODECS, codec_named
+from codec.errors import UnknownCodec, UnsupportedVersion
+from codec.registry import CODECS, codec_named, name_of
 
 
 def test_every_codec_is_found_by_its_name() -> None:
@@ -20,10 +20,16 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         codec_named("zip")
 
 
+def test_a_number_in_a_segment_leads_back_to_the_name() -> None:
+    assert [name_of(codec_named(name).codec_id) for name in CODECS] == list(CODECS)
+    with pytest.raises(UnsupportedVersion, match="number 0"):
+        name_of(0)
+
+
 def test_ids_and_kinds_are_those_of_the_specification() -> None:
     spec = Path(registry.__file__).with_name("SPEC.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `([a-z0-9-]+)` \| (\w+) \|$", spec, flags=re.MULTILINE)
     known = [codec_named(name) for name in CODECS]
     assert sorted(rows) == sorted(
-        (str(getattr(codec, "codec_id", None)), codec.name, codec.order.value) for codec in known
+        (str(codec.codec_id), codec.name, codec.order.value) for codec in known
     )

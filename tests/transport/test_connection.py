@@ -1,0 +1,261 @@
+"""One connection against a scripted peer that answers CONNECT with prepared bytes."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from transport import connection
+from transport.broker import BrokerConfig
+from transport.connection import Connection, Login
+from transport.errors import LinkError, LinkLost, LoginRefused, SessionTakenOver
+from transport.link_events import Delivery, Publication
+
+CONNACK_3 = bytes.fromhex("20020000")
+CONNACK_3_KNOWN = bytes.fromhex("20020100")
+CONNACK_5 = bytes.fromhex("2003000000")
+
+
+class Peer:
+    """Accepts one connection, answers its first packet with bytes, and keeps what it hears."""
+
+    def __init__(self, answer: bytes, *, then: bytes = b"", hangs_up: bool = True) -> None:
+        self.heard = b""
+        self._answer, self._then, self._hangs_up = answer, then, hangs_up
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        with sock:
+            sock.settimeout(10)
+            self.heard += sock.recv(65_536)
+            sock.sendall(self._answer)
+            if self._then:
+                self.heard += sock.recv(65_536)
+                sock.sendall(self._then)
+            while not self._hangs_up and (more := sock.recv(65_536)):
+                self.heard += more
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def make_peer() -> Iterator[Callable[..., Peer]]:
+    peers: list[Peer] = []
+
+    def make(*arguments: Any, **options: Any) -> Peer:
+        peers.append(Peer(*arguments, **options))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.close()
+
+
+class Held:
+    """What one held connection did; it is closed after `closes_after` events."""
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        version: str = "3.1.1",
+        filters: tuple[str, ...] = (),
+        closes_after: int | None = None,
+    ) -> None:
+        broker = BrokerConfig(host="127.0.0.1", port=port, mqtt_version=version)  # type: ignore[arg-type]
+        login = Login(
+            broker=broker, client_id="dev", password=None, tls=None, will=Publication("w", b"gone")
+        )
+        self.connection = Connection(login, generation=7)
+        self.stopping = threading.Event()
+        self.happened: list[Any] = []
+        self.filters = filters
+        self.closes_after = closes_after
+
+    def happens(self, event: Any) -> None:
+        self.happened.append(event)
+        if len(self.happened) == self.closes_after:
+            self.stopping.set()
+
+    def until_error(self) -> LinkError:
+        try:
+            self.connection.hold(
+                self.filters,
+                up=lambda: self.happens("up"),
+                deliver=self.happens,
+                stopping=self.stopping,
+            )
+        except LinkError as error:
+            return error
+        finally:
+            self.connection.release()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [
+        ("3.1.1", "20020004"),  # bad user name or password
+        ("3.1.1", "20020005"),  # not authorised
+        ("5", "2003008600"),
+        ("5", "2003008700"),
+        ("5", "2003008a00"),  # banned
+    ],
+)
+def test_a_refused_login_says_what_to_check(
+    version: str, answer: str, make_peer: Callable[..., Peer]
+) -> None:
+    held = Held(make_peer(bytes.fromhex(answer)).port, version=version)
+    error = held.until_error()
+    assert isinstance(error, LoginRefused)
+    assert "broker.username" in str(error)
+    assert "'dev'" in str(error)
+    assert held.happened == []
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [
+        ("3.1.1", "20020003"),  # unavailable
+        ("5", "2003008800"),  # unavailable
+        ("5", "2003008900"),  # busy
+        ("3.1.1", ""),
+        ("5", ""),
+    ],
+)
+def test_another_refusal_may_pass(
+    version: str, answer: str, make_peer: Callable[..., Peer]
+) -> None:
+    error = Held(make_peer(bytes.fromhex(answer)).port, version=version).until_error()
+    assert isinstance(error, LinkLost)
+
+
+def test_a_broker_without_mqtt_5_names_the_setting(make_peer: Callable[..., Peer]) -> None:
+    error = Held(make_peer(bytes.fromhex("2003008400")).port, version="5").until_error()
+    assert isinstance(error, LinkLost)
+    assert "broker.mqtt_version" in str(error)
+
+
+def test_a_refused_protocol_is_not_tried_as_mqtt_3_1(make_peer: Callable[..., Peer]) -> None:
+    peer = make_peer(bytes.fromhex("20020001"))
+    assert isinstance(Held(peer.port).until_error(), LinkLost)
+    peer.close()
+    assert b"MQIsdp" not in peer.heard
+
+
+@pytest.mark.parametrize(
+    "junk", ["ff", "00" * 50, "20ffffffffff", "2001", "30ff7f", "9003", "3000", "e0", "20020099"]
+)
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_bytes_that_are_no_mqtt_end_the_connection_and_nothing_else(
+    junk: str, version: str, make_peer: Callable[..., Peer]
+) -> None:
+    held = Held(make_peer(bytes.fromhex(junk)).port, version=version)
+    assert isinstance(held.until_error(), LinkLost)
+    assert held.happened == []
+
+
+def test_a_silent_peer_is_given_up(
+    make_peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_HANDSHAKE_S", 0.05)
+    error = Held(make_peer(b"", hangs_up=False).port).until_error()
+    assert isinstance(error, LinkLost)
+    assert "did not answer" in str(error)
+
+
+def test_a_session_that_is_taken_over_is_told(make_peer: Callable[..., Peer]) -> None:
+    held = Held(make_peer(CONNACK_5 + bytes.fromhex("e0028e00")).port, version="5")
+    error = held.until_error()
+    assert isinstance(error, SessionTakenOver)
+    assert "'dev'" in str(error)
+
+
+def test_a_broker_that_says_goodbye_is_lost(make_peer: Callable[..., Peer]) -> None:
+    error = Held(make_peer(CONNACK_5 + bytes.fromhex("e0028b00")).port, version="5").until_error()
+    assert isinstance(error, LinkLost)
+    assert "the broker ended it" in str(error)
+
+
+def test_without_filters_the_connection_is_up_with_the_connack(
+    make_peer: Callable[..., Peer],
+) -> None:
+    held = Held(make_peer(CONNACK_3_KNOWN, hangs_up=False).port, closes_after=1)
+    assert isinstance(held.until_error(), LinkLost)
+    assert held.happened == ["up"]
+    assert held.connection.session_present
+
+
+def test_deliveries_before_the_suback_wait_until_the_connection_is_up(
+    make_peer: Callable[..., Peer],
+) -> None:
+    """A persistent session brings queued messages straight after CONNACK."""
+    queued = bytes.fromhex("32080003") + b"a/b" + bytes.fromhex("0009") + b"x"
+    suback = bytes.fromhex("9003000101")
+    peer = make_peer(CONNACK_3 + queued, then=suback, hangs_up=False)
+    held = Held(peer.port, filters=("a/#",), closes_after=2)
+    assert isinstance(held.until_error(), LinkLost)
+    assert held.happened == ["up", Delivery("a/b", b"x", 1, retain=False, mid=9, generation=7)]
+
+
+def test_a_topic_that_is_no_utf8_is_delivered_as_no_topic(make_peer: Callable[..., Peer]) -> None:
+    strange = bytes.fromhex("32080003") + b"\xff\xfe\xfd" + bytes.fromhex("0009") + b"x"
+    suback = bytes.fromhex("9003000101")
+    peer = make_peer(CONNACK_3, then=suback + strange, hangs_up=False)
+    held = Held(peer.port, filters=("a/#",), closes_after=2)
+    held.until_error()
+    assert held.happened == ["up", Delivery("\ufffd", b"x", 1, retain=False, mid=9, generation=7)]
+
+
+def test_a_refused_subscription_is_logged_with_its_filter(
+    make_peer: Callable[..., Peer], caplog: pytest.LogCaptureFixture
+) -> None:
+    suback = bytes.fromhex("9003000180")
+    peer = make_peer(CONNACK_3, then=suback, hangs_up=False)
+    Held(peer.port, filters=("secret/#",), closes_after=1).until_error()
+    assert "secret/#" in caplog.text
+
+
+def test_the_connect_packet_keeps_the_session(make_peer: Callable[..., Peer]) -> None:
+    """Neither clean session (3.1.1) nor clean start (5); MQTT 5 says how long it is kept."""
+    for version, answer in (("3.1.1", CONNACK_3), ("5", CONNACK_5)):
+        peer = make_peer(answer)
+        Held(peer.port, version=version).until_error()
+        peer.close()
+        flags = peer.heard[9]
+        assert not flags & 0x02
+        assert flags & 0x04  # the will
+        if version == "5":
+            assert b"\x11" + connection.SESSION_EXPIRY_S.to_bytes(4, "big") in peer.heard
+
+
+def test_a_host_that_does_not_exist_is_lost_with_its_reason() -> None:
+    broker = BrokerConfig(host="no-such-host.invalid")
+    login = Login(broker=broker, client_id="dev", password=None, tls=None, will=None)
+    one = Connection(login, generation=1)
+    with pytest.raises(LinkLost, match=r"\w"):
+        one.hold((), up=lambda: None, deliver=lambda _: None, stopping=threading.Event())
+    one.release()
+
+
+def test_publishing_over_an_ended_connection_is_lost(make_peer: Callable[..., Peer]) -> None:
+    held = Held(make_peer(CONNACK_3).port)
+    held.until_error()
+    with pytest.raises(LinkLost):
+        held.connection.publish(Publication("t", b"x"))
+    with pytest.raises(LinkLost):
+        held.connection.publish(Publication("t", b"x", qos=0))
+    held.connection.acknowledge(1)
+    held.connection.unsubscribe(["t"])
+    held.connection.say_goodbye()

@@ -1,0 +1,380 @@
+"""One MQTT connection from CONNECT to its end; the only file that imports paho.
+
+paho's callbacks only note what came; `hold` acts on it between two turns of paho's loop. A paho
+client serves one connection: it then has no queue of an earlier one to send again, and a late
+acknowledgement is told by its generation.
+
+    state        event               next         what happens
+    CONNECTING   CONNACK accepted    SUBSCRIBING  all filters are subscribed in one packet
+    CONNECTING   CONNACK refused     ENDED        LoginRefused, or LinkLost where it may pass
+    SUBSCRIBING  SUBACK              UP           `up`, then the held deliveries are passed
+    SUBSCRIBING  delivery            SUBSCRIBING  it is held
+    UP           delivery            UP           it is passed
+    any          silence too long    ENDED        LinkLost
+    any          connection lost     ENDED        LinkLost
+    any          session taken over  ENDED        SessionTakenOver
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NoReturn, Protocol, cast
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from transport import limits, sockets
+from transport.broker import BrokerConfig
+from transport.errors import LinkLost, LoginRefused, SessionTakenOver
+from transport.link_events import Delivery, Publication
+
+_log = logging.getLogger(__name__)
+
+# [s] Two weeks without a device are a holiday; the broker's configuration expires them alike.
+SESSION_EXPIRY_S: Final = 14 * 24 * 3600
+# [bytes] Twice what any legal sender sends, so that a stranger's giant never reaches our memory.
+_MAX_INCOMING_BYTES: Final = 2 * limits.MAX_FRAME_BYTES
+# [s] The broker's answers to CONNECT and SUBSCRIBE together; a slow link delivers both in seconds.
+_HANDSHAKE_S: Final = 20.0
+# [s] The longest turn of paho's loop; publishing ends a turn at once.
+_TURN_S: Final = 0.5
+# [s] How long a wanted DISCONNECT may wait behind what is queued before it.
+_GOODBYE_S: Final = 2.0
+# [publications] Unacknowledged at once. HiveMQ announces 10, the least of the common brokers, and
+# paho neither obeys a broker's number nor lets it be changed once connected.
+_MAX_INFLIGHT: Final = 10
+
+_BAD_PROTOCOL: Final = 132
+_BAD_LOGIN: Final = frozenset({133, 134, 135, 138})  # client id, password, authorisation, banned
+_TAKEN_OVER: Final = 142
+_UNSPECIFIED: Final = 128  # how paho calls a connection that ended without DISCONNECT
+_FAILURE: Final = 128  # reason codes from here on are refusals
+
+
+class Sent(Protocol):
+    """What became of a publication."""
+
+    def is_published(self) -> bool:
+        """Whether the broker has acknowledged it (with QoS 0: whether it was written)."""
+        ...
+
+    def wait_for_publish(self, timeout: float | None = None) -> None:
+        """Return when it is published, or after the timeout in seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who connects, and how: everything that stays the same from connection to connection."""
+
+    broker: BrokerConfig
+    client_id: str
+    password: str | None
+    tls: ssl.SSLContext | None
+    will: Publication | None
+
+
+class _State(Enum):
+    CONNECTING = "connecting"
+    SUBSCRIBING = "subscribing"
+    UP = "up"
+
+
+class Connection:
+    """One connection; `hold` belongs to the link's thread, the other methods to any."""
+
+    def __init__(self, login: Login, *, generation: int) -> None:
+        self.generation = generation
+        self.began_at = time.monotonic()
+        self.max_packet_bytes: int | None = None
+        self.session_present = False
+        self.was_cut = False  # the broker closed it without a word
+        self._login = login
+        self._state = _State.CONNECTING
+        self._asked: dict[int, tuple[str, ...]] = {}
+        self._first_subscription: int | None = None
+        self._goodbye_at = math.inf
+        # What the callbacks noted, in order of arrival.
+        self._noted: deque[Callable[[], None]] = deque()
+        self._held: deque[Delivery] = deque()
+        self._lost = "connection lost"
+        self._socket_error: str | None = None
+        self._client = self._make_client()
+
+    def hold(
+        self,
+        filters: Collection[str],
+        *,
+        up: Callable[[], None],
+        deliver: Callable[[Delivery], None],
+        stopping: threading.Event,
+    ) -> NoReturn:
+        """Connect, subscribe, and pass on what comes until the connection ends.
+
+        Args:
+            filters: Subscribed with QoS 1 before `up` is called.
+            up: Called once, when the broker has answered to CONNECT and SUBSCRIBE.
+            deliver: Called with each delivery, after `up`.
+            stopping: Ends the connection when set, after what is queued was written.
+
+        Raises:
+            LinkLost: The broker did not answer, or the connection ended.
+            LoginRefused: The broker refused this identity.
+            SessionTakenOver: Another process connected with this client id.
+        """
+        self._connect()
+        deadline = time.monotonic() + _HANDSHAKE_S
+        is_up = False
+        while True:
+            code = self._turn()
+            while self._noted:
+                self._noted.popleft()()
+            while is_up and self._held:
+                deliver(self._held.popleft())
+            if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                raise LinkLost(self._lost)
+            if self._state is _State.SUBSCRIBING and self._first_subscription is None:
+                self._begin_subscribing(filters)
+            if self._state is _State.UP and not is_up:
+                is_up = True
+                up()
+                while self._held:
+                    deliver(self._held.popleft())
+            if not is_up and time.monotonic() > deadline:
+                raise LinkLost(f"the broker did not answer within {_HANDSHAKE_S:.0f} s")
+            if stopping.is_set():
+                self.say_goodbye()
+                if time.monotonic() - self._goodbye_at > _GOODBYE_S:
+                    raise LinkLost("closed without a goodbye, which could not be written")
+
+    def publish(self, publication: Publication) -> Sent:
+        """Queue a publication.
+
+        Raises:
+            LinkLost: The connection has ended, or 65,535 publications are unacknowledged.
+        """
+        info = self._client.publish(
+            publication.topic,
+            publication.payload,
+            qos=publication.qos,
+            retain=publication.retain,
+        )
+        if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LinkLost(f"not published: {paho.error_string(info.rc)}")
+        return info
+
+    def subscribe(self, filters: Collection[str]) -> int | None:
+        """Subscribe with QoS 1; return the packet identifier, None where nothing was sent."""
+        _, mid = self._client.subscribe([(topic_filter, 1) for topic_filter in filters])
+        if mid is not None:
+            self._asked[mid] = tuple(filters)
+        return mid
+
+    def unsubscribe(self, filters: Collection[str]) -> None:
+        """Unsubscribe."""
+        self._client.unsubscribe(list(filters))
+
+    def acknowledge(self, mid: int) -> None:
+        """Acknowledge a QoS 1 delivery of this connection."""
+        self._client.ack(mid, 1)
+
+    def say_goodbye(self) -> None:
+        """Send DISCONNECT behind what is queued; the broker then keeps the will to itself."""
+        if math.isinf(self._goodbye_at):
+            self._goodbye_at = time.monotonic()
+            self._client.disconnect()
+
+    def release(self) -> None:
+        """Close the socket where it is still open, and let go of paho's client."""
+        sock = self._client.socket()
+        if sock is not None:
+            sock.close()
+        # The client refers to this object by its callbacks; without them it goes at once and
+        # closes its wake-up sockets, instead of at some later garbage collection.
+        for callback in ("connect", "subscribe", "message", "publish", "disconnect", "log"):
+            setattr(self._client, f"on_{callback}", None)
+
+    def _make_client(self) -> paho.Client:
+        login, broker = self._login, self._login.broker
+        is_v5 = broker.mqtt_version == "5"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=login.client_id,
+            clean_session=None if is_v5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
+            # Otherwise paho itself tries again with MQTT 3.1 when 3.1.1 is refused.
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(_MAX_INFLIGHT)
+        client.max_queued_messages_set(0)  # no limit: paho would drop beyond it
+        client.connect_timeout = min(broker.connect_timeout_s, 10.0)
+        if broker.username is not None:
+            client.username_pw_set(broker.username, login.password)
+        if login.tls is not None:
+            client.tls_set_context(login.tls)
+        if login.will is not None:
+            will = login.will
+            client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
+        client.on_socket_open = _on_socket_open
+        # With this set, publish() leaves writing to the thread that turns the loop. Without it the
+        # caller's thread writes as well, and two threads interleave their packets.
+        client.on_socket_register_write = lambda _client, _userdata, _sock: None
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+        client.on_log = self._on_log
+        return client
+
+    def _connect(self) -> None:
+        broker = self._login.broker
+        host, port = broker.address
+        options: dict[str, Any] = {}
+        if broker.mqtt_version == "5":
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S
+            properties.MaximumPacketSize = max(_MAX_INCOMING_BYTES, broker.max_packet_bytes)
+            options = {"clean_start": False, "properties": properties}
+        try:
+            self._client.connect(host, port, keepalive=broker.keepalive_s, **options)
+        except ssl.SSLCertVerificationError as error:
+            raise LinkLost(f"its certificate is not trusted: {error.verify_message}") from error
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            raise LinkLost(str(getattr(error, "strerror", None) or error)) from error
+
+    def _begin_subscribing(self, filters: Collection[str]) -> None:
+        if filters:
+            self._first_subscription = self.subscribe(filters)
+        else:
+            self._state = _State.UP
+
+    def _turn(self) -> MQTTErrorCode:
+        try:
+            return self._client.loop(_TURN_S)
+        except Exception as error:  # paho raises whatever a broker's odd bytes cause
+            raise LinkLost(f"the broker sent what paho cannot read: {error!r}") from error
+
+    def _on_connect(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._noted.append(lambda: self._connected(flags, reason, properties))
+
+    def _connected(
+        self, flags: paho.ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        host, port = self._login.broker.address
+        if reason.value in _BAD_LOGIN:
+            raise LoginRefused(
+                f"{host}:{port} refused client {self._login.client_id!r} ({reason}): "
+                "check broker.username, broker.password_file and the broker's users"
+            )
+        if reason.value == _BAD_PROTOCOL:
+            version = self._login.broker.mqtt_version
+            raise LinkLost(f"it does not speak MQTT {version}: set another broker.mqtt_version")
+        if reason.value >= _FAILURE:
+            raise LinkLost(f"it refused the connection: {reason}")
+        self.session_present = flags.session_present
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
+        self._state = _State.SUBSCRIBING
+
+    def _on_subscribe(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        mid: int,
+        reasons: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        self._noted.append(lambda: self._subscribed(mid, reasons))
+
+    def _subscribed(self, mid: int, reasons: list[ReasonCode]) -> None:
+        filters = self._asked.pop(mid, ())
+        for topic_filter, reason in zip(filters, reasons, strict=False):
+            if reason.value >= _FAILURE:
+                _log.warning("the broker refused to subscribe to %s: %s", topic_filter, reason)
+        if mid == self._first_subscription:
+            self._state = _State.UP
+
+    def _on_message(
+        self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage
+    ) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = "�"  # no topic of ours; whoever parses it counts it and acknowledges
+        self._held.append(
+            Delivery(
+                topic=topic,
+                payload=bytes(message.payload),
+                qos=message.qos,
+                retain=message.retain,
+                mid=message.mid,
+                generation=self.generation,
+            )
+        )
+
+    def _on_publish(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _mid: int,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.value >= _FAILURE:  # MQTT 5 alone tells; 3.1.1 acknowledges and drops
+            self._noted.append(lambda: _log.warning("the broker refused to publish: %s", reason))
+
+    def _on_disconnect(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._noted.append(
+            lambda: self._disconnected(reason, by_broker=flags.is_disconnect_packet_from_server)
+        )
+
+    def _disconnected(self, reason: ReasonCode, *, by_broker: bool) -> None:
+        if by_broker and reason.value == _TAKEN_OVER:
+            raise SessionTakenOver(
+                f"another process connected as client {self._login.client_id!r}: "
+                "stop it, or give one of the two an id of its own"
+            )
+        if by_broker:
+            self._lost = f"the broker ended it: {reason}"
+        elif self._socket_error is not None:
+            self._lost = self._socket_error
+        elif reason.value == _UNSPECIFIED:
+            self.was_cut = True
+            self._lost = "the broker closed it"
+        else:
+            self._lost = str(reason)
+
+    def _on_log(self, _client: paho.Client, _userdata: object, level: int, text: str) -> None:
+        # The one place where paho tells which error a socket had.
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._socket_error = text
+
+
+def _on_socket_open(_client: paho.Client, _userdata: object, sock: paho.SocketLike) -> None:
+    sockets.tune(cast("sockets.OptionSocket", sock))

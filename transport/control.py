@@ -1,0 +1,343 @@
+"""Every JSON message under `fl/`: flat, numeric where it can be, units in the names.
+
+People and monitoring read these; commands to devices travel here as well, so that an operator sees
+who was asked to do what. Unknown keys are ignored (newer writers), missing or wrong ones refused.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from transport.errors import MalformedMessage, OversizedMessage
+
+# The longest legitimate message is a run announcement of some 2 KB; more is an attack or a bug.
+MAX_JSON_BYTES = 64 * 1024
+
+_STRICT = ConfigDict(extra="ignore", allow_inf_nan=False, strict=True)
+
+
+class DeviceState(str, Enum):
+    """What a device is doing."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    TRAINING = "training"
+    UPLOADING = "uploading"
+    AWAITING_RECEIPT = "awaiting-receipt"
+    PAUSED = "paused"
+    OFFLINE = "offline"  # said goodbye
+    LOST = "lost"  # said by the last will
+
+
+class ServiceState(str, Enum):
+    """What the aggregator is doing."""
+
+    STARTING = "starting"
+    WAITING = "waiting"  # for enough devices
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    OFFLINE = "offline"
+    LOST = "lost"
+
+
+class RoundPhase(str, Enum):
+    """How far a round is."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    ABANDONED = "abandoned"  # the quorum was not reached; the same round is opened again
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class TrainingPlan:
+    """How every device of a run trains: the same for all, so that rounds can be compared.
+
+    Attributes:
+        local_steps: Optimizer steps per round.
+        batch_size: Examples per step and accumulation step.
+        accumulation_steps: Backward passes per optimizer step.
+        max_tokens: Tokens at which an example is cut.
+        learning_rate: AdamW's.
+        weight_decay: AdamW's.
+        clip_norm: Gradient norm at which a step is clipped; 0 turns clipping off.
+        mask: Token mask for the loss: "off", "hard" (top ratio) or "soft" (weights).
+        mask_interval: Steps between refreshes of the token scores (the paper's H).
+        token_ratio: Share of tokens that a mask keeps (the paper's r_tok).
+        score_decay: EMA decay of token scores and Fisher (the paper's rho).
+        gradient_checkpointing: Recompute activations to save memory.
+        eval_examples: Held-out examples that a device evaluates per adapter version; 0 turns
+            federated evaluation off.
+    """
+
+    local_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
+    max_tokens: Annotated[int, Field(ge=2, le=1 << 20)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    mask: Literal["off", "hard", "soft"] = "off"
+    mask_interval: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    token_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    score_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    gradient_checkpointing: bool = False
+    eval_examples: Annotated[int, Field(ge=0, le=1_000_000)] = 64
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class RunAnnouncement:
+    """The run that is on: what a device must know before it can take part (retained)."""
+
+    run: str
+    base_model: str
+    base_digest: str
+    layout_digest: str
+    codec: str
+    rounds: int
+    update_bytes: int | None
+    segment_bytes: int
+    plan: TrainingPlan
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class ServiceStatus:
+    """What the aggregator is doing (retained, last will)."""
+
+    state: ServiceState
+    session: str
+    version: str
+    reason: str = ""
+    ts: float = 0.0
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class RoundStatus:
+    """The open round (retained)."""
+
+    run: str
+    round_id: int
+    phase: RoundPhase
+    deadline_s: float
+    cohort: int
+    goal: int
+    quorum: int
+    complete: int
+    partial: int
+    late: int
+    bytes_up: int
+    bytes_down: int
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class RoundSummary:
+    """What the last round gave and cost (retained).
+
+    Attributes:
+        version: The adapter version that it made.
+        eval_version: The adapter version that `eval_loss` speaks of (the one trained from).
+        eval_loss: Mean held-out loss over devices, weighted by tokens; None without evaluations.
+        eval_accuracy: Share of held-out tokens predicted right, weighted alike.
+        train_loss: Mean training loss, weighted by examples.
+        bytes_up: Bytes of MQTT packets that brought this round's updates, repeats counted.
+        bytes_up_payload: Bytes of the segments that were accepted.
+        bytes_up_fp32: What dense fp32 updates of the same participants would have taken.
+        refused: Reason → count of what was not let in.
+    """
+
+    run: str
+    round_id: int
+    version: int
+    participants: int
+    complete: int
+    partial: int
+    late: int
+    seconds: float
+    bytes_up: int
+    bytes_up_payload: int
+    bytes_up_fp32: int
+    bytes_down: int
+    train_loss: float | None
+    eval_version: int
+    eval_loss: float | None
+    eval_accuracy: float | None
+    eval_tokens: int
+    refused: dict[str, int]
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class ModelStatus:
+    """The newest adapter version (retained).
+
+    Attributes:
+        eval_loss: Its own held-out loss where devices have reported it, else None.
+    """
+
+    run: str
+    version: int
+    sha256: str
+    bytes: int
+    segments: int
+    eval_loss: float | None = None
+    eval_accuracy: float | None = None
+    eval_tokens: int = 0
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class AlertNotice:
+    """Something that an operator should know (retained; an empty payload clears it)."""
+
+    severity: str
+    text: str
+    count: int = 1
+    client_id: str = ""
+    since: float = 0.0
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class DeviceStatus:
+    """What a device is doing (retained, last will).
+
+    Attributes:
+        session: Random per start of the agent, so that a restart can be told from a reconnect.
+        round_id: The round it works on, 0 for none.
+    """
+
+    state: DeviceState
+    session: str
+    round_id: int = 0
+    reason: str = ""
+    ts: float = 0.0
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class DeviceProfile:
+    """What a device is (retained)."""
+
+    board: str
+    agent_version: str
+    python: str
+    torch: str
+    cuda: str
+    ram_mb: int
+    examples: int
+    heldout_examples: int
+    base_digest: str
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class Telemetry:
+    """How a device feels; what it cannot measure is None."""
+
+    ts: float
+    ram_used_mb: int | None = None
+    cpu_pct: float | None = None
+    temp_c: float | None = None
+    disk_free_mb: int | None = None
+    goodput_bps: float | None = None
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class Progress:
+    """How far a device is with its task."""
+
+    round_id: int
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    eta_s: float | None = None
+    segments: int = 0
+    segments_sent: int = 0
+    segments_accepted: int = 0
+    segments_resent: int = 0
+    bytes_sent: int = 0
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class TrainCommand:
+    """Asks a device to train for a round (`cmd/train/<round>`); the same round may be asked again.
+
+    Attributes:
+        epoch: The aggregator's epoch.
+        base_version: The adapter version to start from.
+        deadline_s: Seconds from sending until the round closes.
+        seed: The round's seed; a device mixes its own id into it.
+    """
+
+    run: str
+    epoch: int
+    round_id: int
+    base_version: int
+    deadline_s: float
+    seed: int
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class EvalCommand:
+    """Asks a device to evaluate an adapter version (`cmd/eval/<version>`)."""
+
+    run: str
+    epoch: int
+    version: int
+    deadline_s: float
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class TrainResponse:
+    """A device takes or declines a round (`rsp/train/<round>`)."""
+
+    run: str
+    round_id: int
+    accepted: bool
+    reason: str = ""
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class EvalResponse:
+    """A device's evaluation (`rsp/eval/<version>`); `tokens` is 0 where it could not."""
+
+    run: str
+    version: int
+    loss: float
+    tokens: int
+    correct: int
+    reason: str = ""
+
+
+C = TypeVar("C")
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    # Building one takes milliseconds, using one microseconds.
+    adapter = _ADAPTERS.get(kind)
+    if adapter is None:
+        adapter = _ADAPTERS[kind] = TypeAdapter(kind)
+    return adapter
+
+
+def encode(message: object) -> bytes:
+    """Return a message's JSON bytes, keys in the order of its fields."""
+    return _adapter(type(message)).dump_json(message)
+
+
+def decode(kind: type[C], payload: bytes) -> C:
+    """Return the message of this kind that the payload holds.
+
+    Raises:
+        OversizedMessage: The payload is longer than any legitimate one.
+        MalformedMessage: It is no JSON, or not of this kind.
+    """
+    if len(payload) > MAX_JSON_BYTES:
+        raise OversizedMessage(f"{len(payload)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+    try:
+        # validate_json applies JSON's own reading of strictness: enums by value, int as float.
+        message: C = _adapter(kind).validate_json(payload)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise MalformedMessage(f"not a {kind.__name__}: {str(error).splitlines()[0]}") from error
+    return message

@@ -1,0 +1,64 @@
+"""What can go wrong between the services, by who is wrong."""
+
+from __future__ import annotations
+
+
+class InvalidIdentifier(ValueError):
+    """The caller named a federation or device in a way that no topic can carry."""
+
+
+class MessageError(Exception):
+    """Bytes from elsewhere are not a message of this protocol: the sender is wrong.
+
+    A subclass's `reason` is the typed reason that receipts, counters and events carry.
+    """
+
+    reason: str = "malformed"
+
+
+class BadTopic(MessageError):
+    """The topic means nothing to this federation."""
+
+    reason = "topic"
+
+
+class MalformedMessage(MessageError):
+    """The payload is truncated, damaged or not of the message's schema."""
+
+    reason = "malformed"
+
+
+class OversizedMessage(MessageError):
+    """The payload, or what it announces, is more than the limits allow."""
+
+    reason = "oversized"
+
+
+class UnsupportedMessage(MessageError):
+    """The payload was written by a protocol version that this reader does not know."""
+
+    reason = "version"
+
+
+class LinkError(Exception):
+    """The world is in the way: the broker, its network, or the login it asks for."""
+
+
+class LinkLost(LinkError):
+    """There is no connection at this moment; the same call may succeed later."""
+
+
+class BrokerUnreachable(LinkError):
+    """The broker did not answer in the time that was given."""
+
+
+class LoginRefused(LinkError):
+    """The broker answered, and refused this identity; trying again will not help."""
+
+
+class SessionTakenOver(LinkError):
+    """Another process connected with this client id; two would take turns for ever."""
+
+
+class BadLinkConfig(ValueError):
+    """A file that the broker's configuration names cannot be used; the text names the file."""
