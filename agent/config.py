@@ -1,0 +1,89 @@
+"""What one device's agent is configured with: read from YAML by the command, checked here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from transport.broker import BrokerConfig
+from transport.topics import identifier
+
+# [bytes] Linux keeps a Unix socket's path in 108 bytes, its final NUL included.
+MAX_SOCKET_PATH_BYTES = 107
+_SOCKET = "trainer.sock"
+
+Identifier = Annotated[str, AfterValidator(identifier)]
+
+
+class DataConfig(BaseModel):
+    """Where this device's private text is.
+
+    Attributes:
+        train: A file, or a folder of files, of examples.
+        heldout: Examples that are only evaluated on; None sets a share of `train` aside.
+        heldout_share: That share, chosen by a hash of each example, so that it never changes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Path
+    heldout: Path | None = None
+    heldout_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+
+
+class AgentConfig(BaseModel):
+    """One device's agent and its trainer.
+
+    Attributes:
+        federation: The federation that the device belongs to.
+        client_id: The device's name in topics, and its login where the broker binds the two.
+        state_dir: Holds everything that must outlive a restart; one agent per folder.
+        model: Folder or hub id of the base model; None takes the one that the run names.
+        device: Where the trainer computes; "auto" takes CUDA where there is one.
+        dtype: Of the frozen base model; the adapter is float32 always.
+        threads: torch's CPU threads; None leaves torch its own choice.
+        trainer: "child" starts the trainer and ends with it; "service" finds it running already.
+        telemetry_interval_s: Seconds between telemetry messages.
+        residual_decay: What a residual is multiplied by each time an update leaves it behind.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    federation: Identifier
+    client_id: Identifier
+    broker: BrokerConfig = BrokerConfig()
+    state_dir: Path
+    model: str | None = None
+    data: DataConfig
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    trainer: Literal["child", "service"] = "child"
+    telemetry_interval_s: float = Field(default=10.0, gt=0.0)
+    residual_decay: float = Field(default=1.0, ge=0.0, le=1.0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("state_dir")
+    @classmethod
+    def _holds_a_socket(cls, folder: Path) -> Path:
+        length = len(os.fsencode(folder / _SOCKET))
+        if length > MAX_SOCKET_PATH_BYTES:
+            most = MAX_SOCKET_PATH_BYTES - len(f"/{_SOCKET}")
+            raise ValueError(
+                f"{folder} is too long a path for the trainer's socket: take one of at most "
+                f"{most} bytes"
+            )
+        return folder
+
+    @property
+    def trainer_socket(self) -> Path:
+        """The Unix socket on which the trainer listens."""
+        return self.state_dir / _SOCKET
+
+    @property
+    def trainer_lock(self) -> Path:
+        """The file whose lock keeps a second trainer from starting."""
+        return self.state_dir / "trainer.lock"

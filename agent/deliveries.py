@@ -1,0 +1,103 @@
+"""What comes over the link, read and handed to the session; what is no message is refused here."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from agent.outputs import Output
+from agent.session import Session
+from transport import control, frame
+from transport.control import EvalCommand, ModelStatus, RunAnnouncement, TrainCommand
+from transport.errors import BadTopic, MalformedMessage, MessageError
+from transport.link import Delivery
+from transport.messages import AdapterManifest, Have, Receipt, Segment, Want
+from transport.schemas import SCHEMAS
+from transport.topics import (
+    Command,
+    CoordRun,
+    Down,
+    Model,
+    ModelManifest,
+    ModelSegment,
+    Topics,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Deliveries:
+    """Gives each delivery to the session as the message that its topic says it is."""
+
+    def __init__(self, topics: Topics, *, client_id: str, session: Session) -> None:
+        self._topics = topics
+        self._client_id = client_id
+        self._session = session
+        self.refused: Counter[str] = Counter()
+
+    def take(self, delivery: Delivery, *, now: float) -> list[Output]:
+        """Return what the session does about a delivery; what is no message is counted."""
+        if not delivery.payload:
+            return []  # A retained message that was cleared.
+        try:
+            return self._take(delivery, now=now)
+        except MessageError as error:
+            self.refused[error.reason] += 1
+            count = self.refused[error.reason]
+            # The first of a kind and then ever fewer, so that a flood does not fill the disk.
+            if count & (count - 1) == 0:
+                log.warning(
+                    "%s: refused message %d (%s) on %s: %s",
+                    self._client_id,
+                    count,
+                    error.reason,
+                    delivery.topic[:200],
+                    error,
+                )
+            return []
+
+    def _take(self, delivery: Delivery, *, now: float) -> list[Output]:
+        payload, session = delivery.payload, self._session
+        match self._topics.parse(delivery.topic):
+            case CoordRun():
+                return session.announced(control.decode(RunAnnouncement, payload), now=now)
+            case Model():
+                return session.model(control.decode(ModelStatus, payload), now=now)
+            case Command(client_id, name, command_id) if client_id == self._client_id:
+                return self._command(name, command_id, payload, now=now)
+            case Down(client_id, uid) if client_id == self._client_id:
+                return session.answered(uid, _answer(payload), now=now)
+            case ModelManifest(version):
+                manifest = frame.decode(AdapterManifest, payload)
+                if manifest.version != version:
+                    raise MalformedMessage(f"a manifest of version {manifest.version} there")
+                return session.adapter_manifest(manifest, now=now)
+            case ModelSegment(version, index):
+                body = frame.decode(Segment, payload).body
+                return session.adapter_segment(version, index=index, body=body, now=now)
+            case _:
+                raise BadTopic("nothing that a device listens to")
+
+    def _command(self, name: str, command_id: str, payload: bytes, *, now: float) -> list[Output]:
+        match name:
+            case "train":
+                train = control.decode(TrainCommand, payload)
+                if command_id != str(train.round_id):
+                    raise MalformedMessage(f"the command is for round {train.round_id}")
+                return self._session.train(train, now=now)
+            case "eval":
+                evaluation = control.decode(EvalCommand, payload)
+                if command_id != str(evaluation.version):
+                    raise MalformedMessage(f"the command is for version {evaluation.version}")
+                return self._session.evaluate(evaluation, now=now)
+            case _:
+                raise BadTopic(f"this agent knows no command {name!r}")
+
+
+def _answer(payload: bytes) -> Have | Want | Receipt:
+    number = payload[1] if len(payload) > 1 else None
+    if number == SCHEMAS[Have].kind:
+        return frame.decode(Have, payload)
+    if number == SCHEMAS[Receipt].kind:
+        return frame.decode(Receipt, payload)
+    return frame.decode(Want, payload)

@@ -1,0 +1,157 @@
+"""Loads the base model and the device's rows: what the trainer keeps for all tasks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.base import BaseError, base_digest, locate_base
+from agent.config import AgentConfig
+from agent.data import AnyExample, DataError, load_examples, split_heldout
+from agent.tokens import Row, tokenize
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The base model and the device's text, ready for any task.
+
+    Attributes:
+        base: The Hugging Face causal language model, frozen, in evaluation mode, on its device.
+        base_digest: 32 bytes.
+        train_rows: Uncut.
+        heldout_rows: Uncut; empty where there is nothing to measure with.
+        cuda: The version of CUDA that is used, "" on a CPU.
+        max_positions: The longest sequence that the base model can read.
+    """
+
+    base: Any
+    base_digest: bytes
+    train_rows: tuple[Row, ...]
+    heldout_rows: tuple[Row, ...]
+    cuda: str
+    max_positions: int
+
+
+def load(config: AgentConfig) -> Loaded:
+    """Return the base model and the rows that the configuration names.
+
+    Raises:
+        BaseError: There is no such model, or it cannot be loaded as it is configured.
+        DataError: The examples cannot be read, or nothing can be learnt from them.
+    """
+    if config.model is None:
+        raise BaseError("no base model is named: set `model` to a folder or a hub id")
+    # The text is read first: a mistake in it should not wait for gigabytes of weights.
+    train_examples, heldout_examples = _examples(config)
+    folder = locate_base(config.model)
+    digest = base_digest(folder, cache=config.state_dir / "base_digest.json")
+    _quieten(folder)
+    tokenizer = _tokenizer(folder)
+    train_rows = _rows(train_examples, tokenizer, config.data.train)
+    heldout_rows = _rows(heldout_examples, tokenizer, config.data.heldout or config.data.train)
+    if not train_rows:
+        raise DataError(f"{config.data.train}: no example has anything to learn")
+    base = _base(folder, config)
+    _check_ids([*train_rows, *heldout_rows], base, folder)
+    return Loaded(
+        base=base,
+        base_digest=digest,
+        train_rows=tuple(train_rows),
+        heldout_rows=tuple(heldout_rows),
+        cuda=_cuda_version(base),
+        max_positions=int(getattr(base.config, "max_position_embeddings", None) or 1 << 30),
+    )
+
+
+def _examples(config: AgentConfig) -> tuple[list[AnyExample], list[AnyExample]]:
+    examples = load_examples(config.data.train)
+    if config.data.heldout is not None:
+        return examples, load_examples(config.data.heldout)
+    return split_heldout(examples, share=config.data.heldout_share)
+
+
+def _rows(examples: Sequence[AnyExample], tokenizer: Any, path: Path) -> list[Row]:
+    rows = tokenize(examples, tokenizer)
+    if len(rows) < len(examples):
+        _LOG.warning("%s: %d examples have nothing to learn", path, len(examples) - len(rows))
+    return rows
+
+
+def _quieten(folder: Path) -> None:
+    """Keep transformers from the network and from drawing bars and advice on our stderr."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are few, threads cost memory
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything that is needed lies in the folder
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  # slow
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    _LOG.debug("loading %s", folder)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415  # slow
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_line(error)}") from error
+
+
+def _base(folder: Path, config: AgentConfig) -> Any:
+    import torch  # noqa: PLC0415  # slow
+    from safetensors import SafetensorError  # noqa: PLC0415  # only here needed
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  # slow
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise BaseError(
+            "device is cuda, but torch finds none; install a torch built for this machine's CUDA, "
+            "or set device to cpu"
+        )
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=_dtype(config.dtype, cuda=cuda),
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        base.requires_grad_(requires_grad=False)
+        return base.to("cuda" if cuda else "cpu").eval()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise BaseError(f"{folder}: the model cannot be loaded: {_line(error)}") from error
+
+
+def _dtype(name: str, *, cuda: bool) -> Any:
+    import torch  # noqa: PLC0415  # slow
+
+    if name != "auto":
+        return getattr(torch, name)
+    # bfloat16 halves the base's memory; CPUs and older GPUs emulate it, slower than float32.
+    return torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _cuda_version(base: Any) -> str:
+    import torch  # noqa: PLC0415  # slow
+
+    return str(torch.version.cuda or "") if base.device.type == "cuda" else ""
+
+
+def _check_ids(rows: Sequence[Row], base: Any, folder: Path) -> None:
+    highest = max(int(row.ids.max()) for row in rows)
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    if highest >= vocabulary:
+        raise BaseError(
+            f"{folder}: tokenizer and model do not belong together: the tokenizer gives id "
+            f"{highest}, the model has {vocabulary}"
+        )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

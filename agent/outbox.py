@@ -1,0 +1,372 @@
+"""The device's durable memory: updates without a receipt, residuals, and what is settled.
+
+Everything that must never be lost or counted twice changes in one SQLite transaction; files are
+written before it and deleted after it, so that a crash leaves at most a file that no row names,
+which the next start removes (a payload without a row is adopted instead).
+
+A residual is a row of its own. A training task takes all of them, merged into one file; the
+transaction that enters the task's update deletes exactly the row that the payload says went into
+it. What a receipt leaves behind meanwhile is another row, and goes into the next task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.database import Database
+from agent.outputs import Upload
+from agent.payload import TEMPORARY_SUFFIX, PayloadError, PayloadHeader, read_header, read_segment
+from agent.residual_files import left_behind, merge_residuals, write_residual
+from agent.tasks import LayoutRows
+from codec.errors import CodecError, InvalidInput
+from codec.layout import Layout
+from transport import frame
+from transport.messages import Manifest, Receipt, ReceiptState, SegmentEntry
+
+log = logging.getLogger(__name__)
+
+PAYLOAD_SUFFIX = ".upd"
+# [rounds] A repeated command is at most some rounds old; each row takes tens of bytes.
+SETTLED_KEPT = 1024
+
+
+class UnusablePayload(Exception):
+    """A payload cannot become an update; `reason` is typed, `retryable` says: train once more."""
+
+    def __init__(self, text: str, *, reason: str, retryable: bool) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.retryable = retryable
+
+
+class Outbox:
+    """Keeps updates until their receipts, and residuals until the next update takes them."""
+
+    def __init__(self, folder: Path, *, client_id: str, residual_decay: float = 1.0) -> None:
+        """Open the outbox in a state folder, and finish what a crash interrupted.
+
+        Raises:
+            DatabaseError: The database there cannot be used.
+            OSError: The disk is full or cannot be written.
+        """
+        self._client_id = client_id
+        self._decay = residual_decay
+        self._payloads = folder / "payloads"
+        self._residuals = folder / "residuals"
+        self._payloads.mkdir(parents=True, exist_ok=True)
+        self._residuals.mkdir(exist_ok=True)
+        self._database = Database(folder / "outbox.sqlite3")
+        self._headers: dict[str, PayloadHeader] = {}
+        self._remove_stray_residuals()
+        self._adopt()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    @property
+    def run(self) -> str | None:
+        """The run that everything here belongs to."""
+        return self._database.fact("run")
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch seen of the run's aggregator."""
+        return int(self._database.fact("epoch") or 0)
+
+    def begin_run(self, run: str) -> None:
+        """Clear what belongs to another run; the count of updates goes on."""
+        if run == self.run:
+            return
+        with self._transaction() as database:
+            left = database.execute("SELECT count(*) FROM updates").fetchone()[0]
+            residuals = database.execute("SELECT count(*) FROM residuals").fetchone()[0]
+            for table in ("updates", "settled", "residuals", "layouts"):
+                database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
+            self._database.set_fact("run", run)
+            self._database.set_fact("epoch", "0")
+        if left or residuals:
+            log.warning(
+                "%s: run %s begins: dropped %d updates and %d residuals of the run before",
+                self._client_id,
+                run,
+                left,
+                residuals,
+            )
+        self._headers.clear()
+        for stray in [*self._payloads.iterdir(), *self._residuals.iterdir()]:
+            stray.unlink(missing_ok=True)
+
+    def remember_epoch(self, epoch: int) -> None:
+        """Keep the aggregator's epoch."""
+        with self._transaction():
+            self._database.set_fact("epoch", str(epoch))
+
+    def remember_layout(self, rows: LayoutRows) -> None:
+        """Keep a layout: a receipt may come long after the adapter version was deleted."""
+        layout = Layout.from_json(rows)
+        with self._transaction() as database:
+            tensors = json.dumps(layout.to_json())
+            database.execute(
+                "INSERT OR REPLACE INTO layouts VALUES (?, ?)", (layout.digest, tensors)
+            )
+
+    def waiting(self) -> tuple[Upload, ...]:
+        """Return the updates that wait for a receipt, oldest first."""
+        rows = self._database.rows("SELECT uid, manifest FROM updates ORDER BY seq")
+        return tuple(Upload(str(uid), _manifest(manifest)) for uid, manifest in rows)
+
+    def settled_rounds(self) -> frozenset[int]:
+        """Return the rounds of this run whose updates are settled."""
+        rows = self._database.rows("SELECT round_id FROM settled")
+        return frozenset(int(str(row[0])) for row in rows)
+
+    def payload_file(self, run: str, round_id: int) -> Path:
+        """Return where the payload of this round goes: one name, over all restarts."""
+        return self._payloads / f"{run}-{round_id}{PAYLOAD_SUFFIX}"
+
+    def residual_file(self) -> Path | None:
+        """Return the one residual that the next task takes, or None; many are merged first."""
+        names = self._residual_names()
+        if len(names) > 1:
+            merged = merge_residuals([self._residuals / name for name in names])
+            with self._transaction() as database:
+                self._insert_residual(merged)
+                database.executemany(
+                    "DELETE FROM residuals WHERE file = ?", [(name,) for name in names]
+                )
+            for name in names:
+                (self._residuals / name).unlink(missing_ok=True)
+            names = self._residual_names()
+        return self._residuals / names[0] if names else None
+
+    def commit(self, path: Path) -> Upload:
+        """Enter a payload into the outbox; the residual that went into it is consumed with it.
+
+        A payload that is here already is returned as it is.
+
+        Raises:
+            UnusablePayload: It is damaged, of another run, settled, or cannot be sent; it is
+                deleted.
+            OSError: The disk is full or cannot be read.
+        """
+        known = self._database.rows(
+            "SELECT uid, manifest FROM updates WHERE payload = ?", path.name
+        )
+        if known:
+            return Upload(str(known[0][0]), _manifest(known[0][1]))
+        try:
+            upload, used = self._insert_update(path)
+        except UnusablePayload:
+            path.unlink(missing_ok=True)
+            raise
+        if used:
+            (self._residuals / used).unlink(missing_ok=True)
+        manifest = upload.manifest
+        log.info(
+            "%s round %d: update %s committed, %d segments",
+            self._client_id,
+            manifest.round_id,
+            upload.uid,
+            len(manifest.segments),
+        )
+        return upload
+
+    def segment(self, uid: str, index: int) -> bytes:
+        """Return a segment's body.
+
+        Raises:
+            PayloadError: The disk no longer has it.
+        """
+        path = self._payload_of(uid)
+        try:
+            if uid not in self._headers:
+                self._headers[uid] = read_header(path)
+            return read_segment(path, self._headers[uid], index)
+        except OSError as error:
+            raise PayloadError(f"{path.name}: {error}") from error
+
+    def settle(self, uid: str, receipt: Receipt) -> None:
+        """Free an update as its receipt says; what was not accepted becomes a residual.
+
+        An update that is not here was settled before: nothing happens.
+        """
+        rows = self._database.rows("SELECT round_id FROM updates WHERE uid = ?", uid)
+        if not rows:
+            return
+        round_id, path = int(str(rows[0][0])), self._payload_of(uid)
+        residual = self._left_behind(uid, path, receipt)
+        with self._transaction() as database:
+            if residual is not None:
+                self._insert_residual(residual)
+            database.execute("DELETE FROM updates WHERE uid = ?", (uid,))
+            database.execute(
+                "INSERT OR REPLACE INTO settled VALUES (?, ?)", (round_id, receipt.state.value)
+            )
+            database.execute("DELETE FROM settled WHERE round_id <= ?", (round_id - SETTLED_KEPT,))
+        self._headers.pop(uid, None)
+        path.unlink(missing_ok=True)
+        log.info(
+            "%s round %d: update %s is %s, %d of %d segments%s",
+            self._client_id,
+            round_id,
+            uid,
+            receipt.state.value,
+            len(receipt.accepted),
+            receipt.total,
+            f" ({receipt.reason})" if receipt.reason else "",
+        )
+
+    def discard(self, uid: str) -> None:
+        """Drop an update whose payload the disk no longer has; its round is not settled."""
+        path = self._payload_of(uid)
+        with self._transaction() as database:
+            database.execute("DELETE FROM updates WHERE uid = ?", (uid,))
+        self._headers.pop(uid, None)
+        path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._database.transaction() as connection:
+            yield connection
+
+    def _payload_of(self, uid: str) -> Path:
+        rows = self._database.rows("SELECT payload FROM updates WHERE uid = ?", uid)
+        if not rows:
+            raise PayloadError(f"update {uid} is not in the outbox")
+        return self._payloads / str(rows[0][0])
+
+    def _insert_update(self, path: Path) -> tuple[Upload, str | None]:
+        header, entries = _read_entries(path)
+        used = Path(header.residual_used).name if header.residual_used else None
+        if header.run != self.run:
+            raise UnusablePayload("it is of another run", reason="run", retryable=False)
+        if used and used not in self._residual_names():
+            # Its residual went another way meanwhile; sending this would count it twice.
+            raise UnusablePayload(f"{used} is gone", reason="residual", retryable=True)
+        with self._transaction() as database:
+            manifest = _manifest_of(
+                header, entries, client_id=self._client_id, seq=self._database.count_up("seq")
+            )
+            try:
+                canonical, uid = frame.canonical(manifest), frame.uid(manifest)
+            except ValueError as error:
+                raise UnusablePayload(str(error), reason="oversized", retryable=False) from error
+            database.execute(
+                "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?)",
+                (uid, manifest.seq, manifest.run, manifest.round_id, path.name, canonical),
+            )
+            database.execute("DELETE FROM residuals WHERE file = ?", (used,))
+        return Upload(uid, manifest), used
+
+    def _left_behind(
+        self, uid: str, path: Path, receipt: Receipt
+    ) -> npt.NDArray[np.float32] | None:
+        if receipt.state is ReceiptState.REFUSED:
+            log.warning("%s: update %s was refused: %s", self._client_id, uid, receipt.reason)
+            return None
+        if receipt.state is ReceiptState.ACCEPTED:
+            return None
+        try:
+            header = read_header(path)
+            layout = self._layout(bytes.fromhex(header.layout_digest))
+            return left_behind(
+                {index: read_segment(path, header, index) for index in range(len(header.lengths))},
+                accepted=receipt.accepted,
+                codec=header.codec,
+                layout=layout,
+                decay=self._decay,
+            )
+        except (PayloadError, CodecError, InvalidInput, FileNotFoundError) as error:
+            log.warning("%s: update %s leaves no residual: %s", self._client_id, uid, error)
+            return None
+
+    def _layout(self, digest: bytes) -> Layout:
+        rows = self._database.rows("SELECT tensors FROM layouts WHERE digest = ?", digest)
+        if not rows:
+            raise InvalidInput("its layout is not known any more")
+        return Layout.from_json(json.loads(str(rows[0][0])))
+
+    def _residual_names(self) -> list[str]:
+        rows = self._database.rows("SELECT file FROM residuals ORDER BY number")
+        return [str(row[0]) for row in rows]
+
+    def _insert_residual(self, residual: npt.NDArray[np.float32]) -> None:
+        number = self._database.count_up("residual")
+        name = f"residual-{number}.f32"
+        write_residual(self._residuals / name, residual)
+        self._database.rows("INSERT INTO residuals VALUES (?, ?)", number, name)
+
+    def _remove_stray_residuals(self) -> None:
+        names = set(self._residual_names())
+        for path in self._residuals.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+    def _adopt(self) -> None:
+        """Enter payloads that were durable before a crash; delete those that are of no use."""
+        rows = self._database.rows("SELECT payload FROM updates")
+        known = {str(row[0]) for row in rows}
+        settled = {self.payload_file(self.run or "", r).name for r in self.settled_rounds()}
+        for path in sorted(self._payloads.iterdir()):
+            if path.suffix == TEMPORARY_SUFFIX:
+                # A trainer that runs as a service may be writing this very file.
+                if path.stem in known | settled or not path.name.startswith(f"{self.run}-"):
+                    path.unlink()
+            elif path.name in settled:
+                path.unlink()
+            elif path.name not in known:
+                self._adopt_payload(path)
+
+    def _adopt_payload(self, path: Path) -> None:
+        try:
+            self.commit(path)
+        except UnusablePayload as error:
+            log.warning("%s: dropped payload %s: %s", self._client_id, path.name, error)
+
+
+def _read_entries(path: Path) -> tuple[PayloadHeader, tuple[SegmentEntry, ...]]:
+    try:
+        header = read_header(path)
+        entries = [
+            SegmentEntry(length, hashlib.sha256(read_segment(path, header, index)).digest())
+            for index, length in enumerate(header.lengths)
+        ]
+    except (PayloadError, FileNotFoundError) as error:
+        raise UnusablePayload(str(error), reason="payload", retryable=True) from error
+    return header, tuple(entries)
+
+
+def _manifest_of(
+    header: PayloadHeader, entries: tuple[SegmentEntry, ...], *, client_id: str, seq: int
+) -> Manifest:
+    return Manifest(
+        run=header.run,
+        round_id=header.round_id,
+        base_version=header.base_version,
+        base_digest=bytes.fromhex(header.base_digest),
+        layout_digest=bytes.fromhex(header.layout_digest),
+        client_id=client_id,
+        seq=seq,
+        codec=header.codec,
+        num_examples=header.num_examples,
+        segments=entries,
+        train_loss=header.train_loss,
+        steps=header.steps,
+        train_s=header.train_s,
+        evaluation=header.evaluation,
+    )
+
+
+def _manifest(canonical: object) -> Manifest:
+    assert isinstance(canonical, bytes)
+    return frame.decode(Manifest, canonical)

@@ -1,0 +1,193 @@
+"""Everything that the session can ask of the world around it: one frozen value per effect.
+
+Sending an update's bytes is asked for in the transfer's own words: `SendManifest` and `SendSegment`
+of `transport.transfer` pass through the session as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from agent.tasks import LayoutRows, TrainerHello
+from transport.control import (
+    DeviceState,
+    EvalCommand,
+    EvalResponse,
+    Progress,
+    RunAnnouncement,
+    TrainCommand,
+    TrainResponse,
+)
+from transport.messages import AdapterManifest, Manifest, Receipt
+from transport.transfer import SendManifest, SendSegment
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter version that this device holds, bit-equal to the aggregator's.
+
+    Attributes:
+        base_digest: SHA-256 of the base model, hexadecimal.
+        layout: Tensor names and dimensions.
+        adapter_config: PEFT's adapter_config.json, as text.
+        file: Little-endian float32, flat, in layout order.
+    """
+
+    run: str
+    version: int
+    base_digest: str
+    layout: LayoutRows
+    adapter_config: str
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One update that is durable here and has no receipt yet."""
+
+    uid: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the disk still knows of a device's past when its agent starts."""
+
+    run: str | None = None
+    epoch: int = 0
+    adapters: tuple[Adapter, ...] = ()
+    uploads: tuple[Upload, ...] = ()
+    settled: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PublishStatus:
+    """Tell what the device is doing."""
+
+    state: DeviceState
+    round_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProgress:
+    """Tell how far the task or the upload is; nobody waits for it."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class PublishProfile:
+    """Tell what the device and its trainer are."""
+
+    hello: TrainerHello
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer a command."""
+
+    response: TrainResponse | EvalResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Listen to the frames of one adapter version."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Listen to that adapter version no longer."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishWant:
+    """Name what is missing of an adapter version; None asks for everything."""
+
+    version: int
+    missing: frozenset[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAdapter:
+    """Decode, check and keep an adapter version; `adapter_stored` or `adapter_refused` follows."""
+
+    run: RunAnnouncement
+    manifest: AdapterManifest
+    bodies: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTraining:
+    """Give the trainer a training task, or the same one again."""
+
+    task_id: str
+    command: TrainCommand
+    run: RunAnnouncement
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class StartEvaluation:
+    """Give the trainer an evaluation task, or the same one again."""
+
+    task_id: str
+    command: EvalCommand
+    run: RunAnnouncement
+    adapter: Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPayload:
+    """Enter a payload file into the outbox; `committed` or `commit_failed` follows."""
+
+    task_id: str
+    payload_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SettleUpdate:
+    """Free the outbox of an update as its receipt says."""
+
+    uid: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class BeginRun:
+    """Clear what is left over from another run."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberEpoch:
+    """Keep the highest epoch of the run's aggregator over restarts."""
+
+    epoch: int
+
+
+Output: TypeAlias = (
+    PublishStatus
+    | PublishProgress
+    | PublishProfile
+    | Respond
+    | Subscribe
+    | Unsubscribe
+    | PublishWant
+    | StoreAdapter
+    | StartTraining
+    | StartEvaluation
+    | CommitPayload
+    | SettleUpdate
+    | BeginRun
+    | RememberEpoch
+    | SendManifest
+    | SendSegment
+)

@@ -1,0 +1,336 @@
+"""The agent's process: one link, one trainer, one queue, one loop.
+
+Threads only put what happened into the queue; everything is decided and done on the loop's own
+thread. No torch here: this process is always up, and small.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import random
+import secrets
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TypeAlias
+
+from agent.adapter_store import AdapterStore
+from agent.config import AgentConfig
+from agent.database import DatabaseError
+from agent.deliveries import Deliveries
+from agent.job import JobPolicy
+from agent.outbox import Outbox
+from agent.outputs import Output, Remembered
+from agent.performer import Performer
+from agent.session import Session
+from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
+from agent.trainer_client import (
+    TRAINER_COMMAND,
+    FromTrainer,
+    TrainerClient,
+    TrainerEvent,
+    TrainerGone,
+    TrainerUnusable,
+)
+from transport import control
+from transport.control import DeviceState, DeviceStatus
+from transport.errors import BadLinkConfig, BrokerUnreachable, LinkError
+from transport.exit_codes import ExitCode
+from transport.link import Delivery, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Publication
+from transport.topics import DeviceTopic, Topics
+from transport.transfer import TransferPolicy
+
+log = logging.getLogger(__name__)
+
+# [s] How often the loop looks at its threads when nothing else happens.
+_WATCH_S = 5.0
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """A signal asked for the end."""
+
+    number: int
+
+
+_Event: TypeAlias = LinkEvent | TrainerEvent | _Stop
+
+
+class _Busy(Exception):
+    """Another agent uses the state folder."""
+
+
+def run(
+    config: AgentConfig,
+    *,
+    trainer_command: Sequence[str] = TRAINER_COMMAND,
+    root: Path = Path("/"),
+) -> int:
+    """Take part in a federation until a signal, and return the exit code.
+
+    Args:
+        config: This device's configuration.
+        trainer_command: What starts the trainer where it is a child.
+        root: Where the board's own files are.
+    """
+    logging.basicConfig(level=config.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
+    try:
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        with _only_agent(config.state_dir), ExitStack() as stack:
+            agent = _Agent(config, stack, trainer_command=trainer_command, root=root)
+            with _signals(agent.events.put):
+                return agent.run()
+    except (BadLinkConfig, DatabaseError) as error:
+        return _end(error, ExitCode.CONFIG)
+    except BrokerUnreachable as error:
+        return _end(error, ExitCode.UNREACHABLE)
+    except LinkError:
+        return ExitCode.REFUSED  # The link has said why.
+    except _Busy as error:
+        return _end(error, ExitCode.TRY_AGAIN)
+    except (OSError, sqlite3.Error) as error:
+        log.error("the state folder %s cannot be used: %s", config.state_dir, error)  # noqa: TRY400 - one clear line
+        return ExitCode.TRY_AGAIN
+
+
+class _Agent:
+    """Everything that one agent process holds, and its loop."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        stack: ExitStack,
+        *,
+        trainer_command: Sequence[str],
+        root: Path,
+    ) -> None:
+        self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._config = config
+        self._stack = stack
+        self._trainer_command = trainer_command
+        self._rng = random.Random()
+        self._boot = secrets.token_hex(8)
+        self._topics = Topics(config.federation)
+        self._trainer: TrainerClient | None = None
+        self._model = config.model
+        jobs = JobPolicy()
+        outbox = Outbox(
+            config.state_dir, client_id=config.client_id, residual_decay=config.residual_decay
+        )
+        stack.callback(outbox.close)
+        adapters = AdapterStore(config.state_dir / "adapters", kept=jobs.adapters_kept)
+        self._session = Session(
+            config.client_id,
+            remembered=Remembered(
+                run=outbox.run,
+                epoch=outbox.epoch,
+                adapters=adapters.load(outbox.run),
+                uploads=outbox.waiting(),
+                settled=outbox.settled_rounds(),
+            ),
+            jobs=jobs,
+            transfer=TransferPolicy(),
+            rng=self._rng,
+        )
+        self._link = Link(
+            config.broker,
+            client_id=config.client_id,
+            subscriptions=self._topics.agent_filters(config.client_id),
+            will=self._last_word(DeviceState.LOST),
+            rng=self._rng,
+        )
+        self._deliveries = Deliveries(
+            self._topics, client_id=config.client_id, session=self._session
+        )
+        self._performer = Performer(
+            config,
+            boot=self._boot,
+            topics=self._topics,
+            link=self._link,
+            outbox=outbox,
+            adapters=adapters,
+            session=self._session,
+            give_task=lambda task: self._trainer.send(task) if self._trainer else None,
+            root=root,
+        )
+
+    def run(self) -> int:
+        """Connect, and serve until something ends it."""
+        if self._model is not None or self._config.trainer == "service":
+            self._start_trainer()
+        self._link.open()
+        self._stack.callback(
+            lambda: self._link.close(farewell=self._last_word(DeviceState.OFFLINE))
+        )
+        # A daemon: it ends with the process, blocked on a queue into which nothing comes any more.
+        threading.Thread(target=self._forward_link, name="link-events", daemon=True).start()
+        code = self._wait_connected()
+        return self._serve() if code is None else code
+
+    def _wait_connected(self) -> int | None:
+        """Return None once the link is up, or the exit code of what came first."""
+        give_up_at = time.monotonic() + self._config.broker.connect_timeout_s
+        while True:
+            match self._next(give_up_at):
+                case LinkUp():
+                    self._perform(self._session.connected)
+                    return None
+                case None if time.monotonic() >= give_up_at:
+                    self._link.wait_connected(0.0)
+                case None:
+                    pass
+                case event:
+                    code = self._handle(event)
+                    if code is not None:
+                        return code
+
+    def _serve(self) -> int:
+        telemetry_at = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= telemetry_at:
+                telemetry_at = now + self._config.telemetry_interval_s
+                if self._link.connected:
+                    self._performer.publish_telemetry()
+            wakeup = self._session.next_wakeup()
+            event = self._next(min(telemetry_at, telemetry_at if wakeup is None else wakeup))
+            code = self._handle(event) if event else None
+            if code is not None:
+                return code
+            if not self._link.alive and self.events.empty():
+                log.error("%s: the link's thread has ended", self._config.client_id)
+                return ExitCode.TRY_AGAIN
+            self._perform(self._session.tick)
+
+    def _next(self, until: float) -> _Event | None:
+        timeout_s = min(max(until - time.monotonic(), 0.0), _WATCH_S)
+        try:
+            return self.events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def _handle(self, event: _Event) -> int | None:
+        """Act on one event; return an exit code where it ends the agent."""
+        match event:
+            case Delivery():
+                now = time.monotonic()
+                self._performer.perform(self._deliveries.take(event, now=now), now=now)
+                # Only now, since what it asked for is durable.
+                self._link.acknowledge(event)
+                self._follow_model()
+            case LinkUp():
+                self._perform(self._session.connected)
+            case LinkDown():
+                self._perform(self._session.disconnected)
+            case LinkRefused():
+                return ExitCode.REFUSED  # The link has said why.
+            case FromTrainer():
+                self._from_trainer(event)
+            case TrainerGone():
+                self._perform(self._session.trainer_gone)
+            case TrainerUnusable():
+                log.error("%s: the trainer cannot work, see its line above", self._config.client_id)
+                return ExitCode.CONFIG
+            case _Stop(number):
+                log.info("%s: stopped by %s", self._config.client_id, signal.Signals(number).name)
+                return ExitCode.OK
+        return None
+
+    def _from_trainer(self, event: FromTrainer) -> None:
+        now, session = time.monotonic(), self._session
+        outputs: list[Output]
+        match event.message:
+            case TrainerHello() as hello:
+                outputs = session.trainer_ready(hello, now=now)
+            case TaskProgress() as progress:
+                outputs = session.task_progress(progress, now=now)
+            case TrainResult() as result:
+                outputs = session.trained(result, now=now)
+            case EvalResult() as result:
+                outputs = session.evaluated(result, now=now)
+            case TaskFailed() as failure:
+                outputs = session.task_failed(failure, now=now)
+            case other:
+                log.warning("the trainer sent a %s", type(other).__name__)
+                outputs = []
+        self._performer.perform(outputs, now=now)
+
+    def _perform(self, step: Callable[[float], list[Output]]) -> None:
+        now = time.monotonic()
+        self._performer.perform(step(now), now=now)
+
+    def _follow_model(self) -> None:
+        """Start a trainer with the run's own base model where none is configured."""
+        wanted = self._session.base_model
+        if self._config.model or self._config.trainer == "service" or wanted in {None, self._model}:
+            return
+        if self._trainer:
+            self._trainer.close()
+        self._model = wanted
+        self._start_trainer()
+
+    def _start_trainer(self) -> None:
+        self._trainer = TrainerClient(
+            self._config.model_copy(update={"model": self._model}),
+            deliver=self.events.put,
+            rng=self._rng,
+            command=self._trainer_command,
+        )
+        self._stack.callback(self._trainer.close)
+        self._trainer.start()
+
+    def _forward_link(self) -> None:
+        while True:
+            self.events.put(self._link.events.get())
+
+    def _last_word(self, state: DeviceState) -> Publication:
+        topic = self._topics.topic(DeviceTopic(self._config.client_id, "status"))
+        status = DeviceStatus(state, self._boot, ts=time.time())
+        return Publication(topic, control.encode(status), retain=True)
+
+
+@contextmanager
+def _only_agent(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder's lock, which the kernel frees however this process ends."""
+    descriptor = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _Busy(f"another agent uses {state_dir}: give each its own state_dir") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _signals(put: Callable[[_Stop], None]) -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        put(_Stop(number))
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may take signals.
+        return
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(error: Exception, code: ExitCode) -> int:
+    log.error("%s", error)
+    return code

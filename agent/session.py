@@ -1,0 +1,470 @@
+"""What one device does in a run: a pure machine of commands, adapter versions, tasks and receipts.
+
+Rule 1: everything that decides what the device does next lives here. Rule 2: this file knows no
+clock, socket, disk or thread; whoever drives it performs the outputs and brings back what came of
+them. Rule 3: uploads never wait for the trainer; an update whose round is over goes on being
+offered behind the next task until its receipt comes (`agent.uploads`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable
+
+from agent.inbox import HeldEval, HeldTrain, Inbox
+from agent.job import Job, JobPolicy, decline
+from agent.outputs import (
+    Adapter,
+    BeginRun,
+    CommitPayload,
+    Output,
+    PublishProfile,
+    PublishProgress,
+    PublishStatus,
+    PublishWant,
+    Remembered,
+    Respond,
+    StoreAdapter,
+    Subscribe,
+    Unsubscribe,
+    Upload,
+)
+from agent.states import TRANSITIONS, Event
+from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
+from agent.uploads import Uploads
+from transport.control import (
+    DeviceState,
+    EvalCommand,
+    EvalResponse,
+    ModelStatus,
+    Progress,
+    RunAnnouncement,
+    TrainCommand,
+    TrainResponse,
+)
+from transport.fetch import Fetch, FetchDone, FetchOutput, FetchRefused, FetchWant
+from transport.messages import AdapterManifest, Have, Receipt, Want
+from transport.transfer import TransferPolicy
+
+log = logging.getLogger(__name__)
+
+
+# Progress of an upload is for people: more than one message a second tells them nothing.
+UPLOAD_PROGRESS_S = 1.0
+
+
+class Session:
+    """One device in one run after another; every method returns what is to be done about it."""
+
+    def __init__(
+        self,
+        client_id: str,
+        *,
+        remembered: Remembered,
+        jobs: JobPolicy,
+        transfer: TransferPolicy,
+        rng: random.Random,
+    ) -> None:
+        self._client_id = client_id
+        self._jobs = jobs
+        self._transfer = transfer
+        self._rng = rng
+        self._inbox = Inbox(run_id=remembered.run, epoch=remembered.epoch)
+        self._adapters = {adapter.version: adapter for adapter in remembered.adapters}
+        self._settled = set(remembered.settled)
+        self._uploads = Uploads(remembered.uploads, policy=transfer, rng=rng)
+        self._hello: TrainerHello | None = None
+        self._linked = False
+        self._state = DeviceState.IDLE
+        self._logged = DeviceState.IDLE
+        self._job: Job | None = None
+        self._unsent: list[Respond] = []
+        self._evaluation: EvalResponse | None = None
+        self._told: PublishStatus | None = None
+        self._reason = ""
+        self._progress_at = float("-inf")
+
+    @property
+    def state(self) -> DeviceState:
+        """What the device is doing."""
+        return self._state
+
+    @property
+    def goodput_bps(self) -> float | None:
+        """Bits per second of accepted segments, lately."""
+        return self._uploads.goodput.bits_per_second()
+
+    @property
+    def base_model(self) -> str | None:
+        """The base model that the run names, None before it is announced."""
+        return self._inbox.run.base_model if self._inbox.run else None
+
+    def connected(self, now: float) -> list[Output]:
+        """Tell everything anew: what was published before the link broke may be lost."""
+        self._linked = True
+        self._told = None
+        outputs: list[Output] = [PublishProfile(self._hello)] if self._hello else []
+        outputs.extend(self._unsent)
+        self._unsent.clear()
+        outputs.extend(self._uploads.connected(now))
+        if self._job and self._job.fetch:
+            outputs.extend(self._fetched(self._job, self._job.fetch.connected(now)))
+        return self._finish(outputs, now=now)
+
+    def disconnected(self, now: float) -> list[Output]:
+        """Go on without the link: the trainer works, the senders wait."""
+        self._linked = False
+        self._uploads.disconnected(now)
+        return self._finish([], now=now)
+
+    def announced(self, run: RunAnnouncement, *, now: float) -> list[Output]:
+        """Take part in this run; what belongs to another is cleared."""
+        outputs: list[Output] = []
+        if self._inbox.announced(run):
+            if self._job:
+                outputs.extend(self._end_job(self._job))
+            self._uploads.clear()
+            self._adapters.clear()
+            self._settled.clear()
+            self._unsent.clear()
+            self._evaluation = None
+            outputs.append(BeginRun(run.run))
+        return self._finish(outputs, now=now)
+
+    def model(self, status: ModelStatus, *, now: float) -> list[Output]:
+        """Learn of the newest adapter version; older ones can no longer be fetched."""
+        self._inbox.model(status)
+        outputs: list[Output] = []
+        job = self._job
+        if job and self._state is DeviceState.FETCHING and job.version < self._inbox.newest_version:
+            outputs.extend(self._decline(job, "stale"))
+        return self._finish(outputs, now=now)
+
+    def train(self, command: TrainCommand, *, now: float) -> list[Output]:
+        """Take a round's command; the same one may come many times."""
+        self._inbox.hold_train(command, now=now)
+        return self._finish([], now=now)
+
+    def evaluate(self, command: EvalCommand, *, now: float) -> list[Output]:
+        """Take a command to evaluate an adapter version; the same one may come many times."""
+        self._inbox.hold_eval(command, now=now)
+        return self._finish([], now=now)
+
+    def adapter_manifest(self, manifest: AdapterManifest, *, now: float) -> list[Output]:
+        """Take an adapter version's manifest, wanted or not."""
+        outputs: list[Output] = []
+        job = self._job
+        if job and job.fetch and job.version == manifest.version:
+            outputs.extend(self._fetched(job, job.fetch.manifest(manifest, now=now)))
+        return self._finish(outputs, now=now)
+
+    def adapter_segment(self, version: int, *, index: int, body: bytes, now: float) -> list[Output]:
+        """Take one segment of an adapter version, wanted or not."""
+        outputs: list[Output] = []
+        job = self._job
+        if job and job.fetch and job.version == version:
+            outputs.extend(self._fetched(job, job.fetch.segment(index, body, now=now)))
+        return self._finish(outputs, now=now)
+
+    def adapter_stored(self, adapter: Adapter, *, now: float) -> list[Output]:
+        """Go on with the job that waited for this version."""
+        outputs: list[Output] = []
+        if adapter.run == self._inbox.run_id:
+            self._adapters[adapter.version] = adapter
+            while len(self._adapters) > self._jobs.adapters_kept:
+                del self._adapters[min(self._adapters)]
+            job = self._job
+            if job and self._state is DeviceState.FETCHING and job.version == adapter.version:
+                outputs.extend(self._end_fetch(job))
+                self._move(Event.ADAPTER)
+        return self._finish(outputs, now=now)
+
+    def adapter_refused(
+        self, version: int, *, reason: str, retryable: bool, now: float
+    ) -> list[Output]:
+        """Fetch a version that could not be used once more, or decline the job."""
+        outputs: list[Output] = []
+        job = self._job
+        if job and job.storing and job.version == version:
+            outputs.extend(self._failed(job, reason, retryable=retryable, now=now))
+        return self._finish(outputs, now=now)
+
+    def trainer_ready(self, hello: TrainerHello, *, now: float) -> list[Output]:
+        """Give the trainer what there is to do; after its restart the same task again."""
+        self._hello = hello
+        outputs: list[Output] = [PublishProfile(hello)] if self._linked else []
+        return self._finish(outputs, now=now)
+
+    def trainer_gone(self, now: float) -> list[Output]:
+        """Wait for the trainer to come back; uploads go on."""
+        self._hello = None
+        outputs: list[Output] = []
+        if self._job and self._job.running:
+            outputs.extend(self._failed(self._job, "trainer-lost", retryable=True, now=now))
+        return self._finish(outputs, now=now)
+
+    def task_progress(self, message: TaskProgress, *, now: float) -> list[Output]:
+        """Tell how far the task is."""
+        outputs: list[Output] = []
+        job = self._running(message.task_id)
+        if job and self._linked:
+            progress = Progress(
+                round_id=job.round_id,
+                step=message.step,
+                steps=message.steps,
+                loss=message.loss,
+                eta_s=message.eta_s,
+            )
+            outputs.append(PublishProgress(progress))
+        return self._finish(outputs, now=now)
+
+    def trained(self, message: TrainResult, *, now: float) -> list[Output]:
+        """Have the payload entered into the outbox."""
+        outputs: list[Output] = []
+        if self._running(message.task_id):
+            outputs.append(CommitPayload(message.task_id, message.payload_file))
+        return self._finish(outputs, now=now)
+
+    def committed(self, upload: Upload, *, now: float) -> list[Output]:
+        """Offer the update that is durable now."""
+        outputs: list[Output] = []
+        job = self._job
+        if job and job.running and job.round_id == upload.manifest.round_id:
+            outputs.extend(self._end_job(job))
+        outputs.extend(self._uploads.add(upload, linked=self._linked, now=now))
+        return self._finish(outputs, now=now)
+
+    def task_failed(self, message: TaskFailed, *, now: float) -> list[Output]:
+        """Try the task again after a while, at most as often as the policy says, or decline it."""
+        outputs: list[Output] = []
+        job = self._running(message.task_id)
+        if job:
+            log.warning("%s: %s failed: %s", self._client_id, message.task_id, message.text)
+            retryable = message.retryable
+            outputs.extend(self._failed(job, message.reason, retryable=retryable, now=now))
+        return self._finish(outputs, now=now)
+
+    def evaluated(self, message: EvalResult, *, now: float) -> list[Output]:
+        """Answer the command that asked for it."""
+        outputs: list[Output] = []
+        job = self._running(message.task_id)
+        if job:
+            self._evaluation = EvalResponse(
+                run=job.command.run,
+                version=job.version,
+                loss=message.loss,
+                tokens=message.tokens,
+                correct=message.correct,
+            )
+            outputs.extend(self._end_job(job))
+            outputs.extend(self._respond(self._evaluation))
+        return self._finish(outputs, now=now)
+
+    def answered(self, uid: str, message: Have | Want | Receipt, *, now: float) -> list[Output]:
+        """Take the aggregator's answer about an update."""
+        outputs: list[Output] = []
+        if uid in self._uploads and not self._inbox.fenced(message.epoch):
+            outputs.extend(self._inbox.advance_epoch(message.epoch))
+            round_id = self._uploads.round_of(uid)
+            outputs.extend(self._uploads.receive(uid, message, now=now))
+            if uid not in self._uploads:
+                self._settled.add(round_id)
+            elif self._linked and now >= self._progress_at + UPLOAD_PROGRESS_S:
+                self._progress_at = now
+                outputs.append(PublishProgress(self._uploads.progress()))
+        return self._finish(outputs, now=now)
+
+    def payload_lost(self, uid: str, *, now: float) -> list[Output]:
+        """Forget an update whose bytes the disk no longer has; its round may be trained again."""
+        self._uploads.drop(uid)
+        return self._finish([], now=now)
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due; harmless when called early."""
+        outputs = self._uploads.tick(now) if self._linked else []
+        job = self._job
+        if job and self._state is DeviceState.FETCHING and now >= job.expires_at:
+            outputs.extend(self._decline(job, "deadline"))
+        elif job and job.fetch and not job.storing:
+            outputs.extend(self._fetched(job, job.fetch.tick(now)))
+        return self._finish(outputs, now=now)
+
+    def next_wakeup(self) -> float | None:
+        """Return the earliest moment at which `tick` has something to do."""
+        wakeups = [self._uploads.next_wakeup() if self._linked else None]
+        job = self._job
+        if job and not job.running:
+            wakeups.append(job.retry_at)
+        if job and self._state is DeviceState.FETCHING:
+            wakeups.append(job.expires_at)
+            wakeups.append(job.fetch.next_wakeup() if job.fetch and not job.storing else None)
+        return min((moment for moment in wakeups if moment is not None), default=None)
+
+    def _finish(self, outputs: list[Output], *, now: float) -> list[Output]:
+        if self._hello:
+            outputs.extend(self._take_train(self._hello, now=now))
+            outputs.extend(self._take_eval(self._hello, now=now))
+        outputs.extend(self._resume(now))
+        if not self._uploads:
+            self._move(Event.SETTLED)
+        elif self._uploads.delivered:
+            self._move(Event.DELIVERED)
+        else:
+            self._move(Event.SENDING)
+        round_id = self._job.round_id if self._job else self._uploads.newest_round
+        if self._state is not self._logged:
+            states = self._state.value, self._logged.value
+            log.info("%s round %d: %s, was %s", self._client_id, round_id, *states)
+            self._logged = self._state
+        status = PublishStatus(self._state, round_id, self._reason)
+        if self._linked and status != self._told:
+            self._told = status
+            outputs.append(status)
+        return outputs
+
+    def _move(self, event: Event) -> None:
+        self._state = TRANSITIONS[self._state][event]
+
+    def _take_train(self, hello: TrainerHello, *, now: float) -> list[Output]:
+        held = self._inbox.next_train()
+        if held is None:
+            return []
+        command, job = held.command, self._job
+        busy = job is not None and (job.running or not job.round_id)
+        if job and busy and command.round_id > job.round_id:
+            return []
+        self._inbox.drop_train()
+        if self._inbox.fenced(command.epoch):
+            return []
+        outputs = self._inbox.advance_epoch(command.epoch)
+        uid = self._uploads.uid_of(command.round_id)
+        taken = TrainResponse(run=command.run, round_id=command.round_id, accepted=True)
+        if job and job.round_id == command.round_id:
+            job.expires_at = held.arrived_at + command.deadline_s
+            outputs.extend(self._respond(taken))
+        elif uid or command.round_id in self._settled:
+            # It was trained once, and that is enough: whatever is missing is offered again.
+            outputs.extend(self._respond(taken))
+            outputs.extend(self._uploads.offer(uid, now=now) if uid and self._linked else [])
+        elif command.round_id < self._newest_round():
+            log.info("%s: ignored an old command for round %d", self._client_id, command.round_id)
+        elif reason := self._unfit(command.base_version, hello):
+            outputs.extend(self._respond(decline(command, reason)))
+        else:
+            outputs.extend(self._end_job(job) if job else [])
+            outputs.extend(self._respond(taken))
+            outputs.extend(self._begin_job(held, now=now))
+        return outputs
+
+    def _take_eval(self, hello: TrainerHello, *, now: float) -> list[Output]:
+        held = self._inbox.next_eval()
+        if held is None or self._job:
+            return []
+        self._inbox.drop_eval()
+        command, known = held.command, self._evaluation
+        if self._inbox.fenced(command.epoch):
+            return []
+        outputs = self._inbox.advance_epoch(command.epoch)
+        if known and known.version == command.version:
+            outputs.extend(self._respond(known))
+        elif reason := self._unfit(command.version, hello):
+            outputs.extend(self._respond(decline(command, reason)))
+        else:
+            outputs.extend(self._begin_job(held, now=now))
+        return outputs
+
+    def _newest_round(self) -> int:
+        job_round = self._job.round_id if self._job else 0
+        return max(job_round, self._uploads.newest_round, *self._settled, 0)
+
+    def _unfit(self, version: int, hello: TrainerHello) -> str:
+        """Return the typed reason why this device cannot do a command, "" where it can."""
+        if version < self._inbox.newest_version:
+            return "stale"
+        if self._inbox.run and hello.base_digest != self._inbox.run.base_digest:
+            return "base"
+        return ""
+
+    def _begin_job(self, held: HeldTrain | HeldEval, *, now: float) -> list[Output]:
+        self._job = Job(held.command, held.arrived_at + held.command.deadline_s)
+        self._reason = ""
+        self._move(Event.COMMAND)
+        if self._job.version in self._adapters:
+            self._move(Event.ADAPTER)
+            return []
+        return self._begin_fetch(self._job, now=now)
+
+    def _begin_fetch(self, job: Job, *, now: float) -> list[Output]:
+        job.fetch = Fetch(job.command.run, job.version, policy=self._transfer, rng=self._rng)
+        outputs: list[Output] = [Subscribe(job.version)]
+        outputs.extend(self._fetched(job, job.fetch.begin(now)))
+        return outputs
+
+    def _fetched(self, job: Job, events: Iterable[FetchOutput]) -> list[Output]:
+        outputs: list[Output] = []
+        for event in events:
+            match event:
+                case FetchWant(version, missing) if self._linked:
+                    outputs.append(PublishWant(version, missing))
+                case FetchWant():
+                    pass  # The link's return asks anew.
+                case FetchDone(_, bodies, manifest):
+                    assert self._inbox.run is not None
+                    job.storing = True
+                    outputs.append(StoreAdapter(self._inbox.run, manifest, bodies))
+                case FetchRefused(version, reason, text):
+                    # The fetch goes on without it, and asks for what is missing.
+                    log.warning("%s: adapter %d: %s (%s)", self._client_id, version, text, reason)
+        return outputs
+
+    def _end_fetch(self, job: Job) -> list[Output]:
+        if job.fetch is None:
+            return []
+        job.fetch, job.storing = None, False
+        return [Unsubscribe(job.version)]
+
+    def _resume(self, now: float) -> list[Output]:
+        job = self._job
+        if job is None or job.running or job.fetch or now < (job.retry_at or now):
+            return []
+        job.retry_at = None
+        if self._state is DeviceState.FETCHING:
+            return self._begin_fetch(job, now=now)
+        if self._hello is None or self._inbox.run is None:
+            return []
+        job.running = True
+        return [job.start(self._inbox.run, self._adapters[job.version])]
+
+    def _failed(self, job: Job, reason: str, *, retryable: bool, now: float) -> list[Output]:
+        outputs = self._end_fetch(job)
+        job.running = False
+        job.failures += 1
+        if not retryable or job.failures > self._jobs.retries:
+            return [*outputs, *self._decline(job, reason)]
+        job.retry_at = now + self._jobs.delay_s(job.failures, self._rng)
+        log.warning("%s: %s will be tried again (%s)", self._client_id, job.task_id, reason)
+        return outputs
+
+    def _decline(self, job: Job, reason: str) -> list[Output]:
+        log.warning("%s: %s declined (%s)", self._client_id, job.task_id, reason)
+        outputs = self._end_job(job)
+        self._reason = reason
+        return [*outputs, *self._respond(job.declined(reason))]
+
+    def _end_job(self, job: Job) -> list[Output]:
+        outputs = self._end_fetch(job)
+        self._job = None
+        self._move(Event.JOB_OVER)
+        return outputs
+
+    def _running(self, task_id: str) -> Job | None:
+        job = self._job
+        return job if job and job.running and job.task_id == task_id else None
+
+    def _respond(self, response: TrainResponse | EvalResponse) -> list[Output]:
+        if self._linked:
+            return [Respond(response)]
+        # Only the last words matter: what an older command was told, the aggregator can do without.
+        self._unsent = [*self._unsent[-3:], Respond(response)]
+        return []

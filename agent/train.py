@@ -1,0 +1,226 @@
+"""Local fine-tuning: one client's steps from the round's adapter to its delta and Fisher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agent.adapter import AdaptedModel
+from agent.batches import UNLEARNT, Batch, draws, pad
+from agent.fisher import DiagonalFisher, EmbeddingScores
+from agent.loss import CausalLoss
+from agent.mask import Mask, TokenScores, weights
+from agent.memory import RowsAtOnce
+from agent.tokens import Row
+from transport.control import TrainingPlan
+
+FloatArray = npt.NDArray[np.float32]
+# step (1 to steps), steps, the step's loss in nats
+OnStep = Callable[[int, int, float], None]
+
+# Gradients through a float16 base underflow below 6e-8; the factor is halved when they overflow.
+_FLOAT16_SCALE = 2.0**15
+
+
+class TrainingDiverged(Exception):
+    """The loss or a gradient is not finite: these settings do not train this model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What local fine-tuning gives.
+
+    Attributes:
+        delta: float32 (layout.size,), trained - start.
+        fisher: float32 (layout.size,), the diagonal Fisher of the adapter.
+        train_loss: Mean over the steps of the loss that was minimised, in nats; on masked steps
+            it is that of the kept targets.
+        steps: Optimizer steps.
+        num_examples: Examples that were drawn from.
+        seconds: Of wall clock.
+        rows_at_once: Examples that went through the model at once in the end.
+    """
+
+    delta: FloatArray
+    fisher: FloatArray
+    train_loss: float
+    steps: int
+    num_examples: int
+    seconds: float
+    rows_at_once: int
+
+
+def train(
+    model: AdaptedModel,
+    rows: Sequence[Row],
+    *,
+    start: FloatArray,
+    plan: TrainingPlan,
+    seed: int,
+    on_step: OnStep,
+) -> Trained:
+    """Return what `plan.local_steps` AdamW steps from `start` on these rows give.
+
+    The same arguments on the same machine give the same result: token scores and optimizer begin
+    anew, and rows at once change sums only by rounding.
+
+    Args:
+        model: The base with an adapter of any values in it; it holds the trained ones afterwards.
+        rows: Rows cut to the plan's length, each with at least one target.
+        start: float32 (layout.size,), the round's adapter.
+        plan: How every device of the run trains.
+        seed: Of the batches' order and of dropout.
+        on_step: Called after each step; what it raises ends the training.
+
+    Raises:
+        TrainingDiverged: A loss or gradient is not finite.
+        OutOfMemory: A single row does not fit into memory.
+    """
+    began = time.monotonic()
+    model.load_flat(start)
+    torch.manual_seed(seed)
+    run = _Run(model, plan)
+    order = draws(len(rows), rows=plan.batch_size * plan.accumulation_steps, seed=seed)
+    losses: list[float] = []
+    with _training_mode(model, checkpointing=plan.gradient_checkpointing):
+        for step in range(plan.local_steps):
+            losses.append(run.step(step, [rows[index] for index in next(order)]))
+            on_step(step + 1, plan.local_steps, losses[-1])
+    delta = model.read_flat() - start
+    fisher = run.fisher.flat()
+    if not (np.isfinite(delta).all() and np.isfinite(fisher).all()):
+        raise TrainingDiverged("the trained adapter is not finite; lower the learning rate")
+    return Trained(
+        delta=delta,
+        fisher=fisher,
+        train_loss=math.fsum(losses) / len(losses),
+        steps=len(losses),
+        num_examples=len(rows),
+        seconds=time.monotonic() - began,
+        rows_at_once=run.at_once.rows,
+    )
+
+
+class _Run:
+    """What lasts from step to step of one training."""
+
+    def __init__(self, model: AdaptedModel, plan: TrainingPlan) -> None:
+        self._model = model
+        self._plan = plan
+        self._mask = Mask(plan.mask)
+        self._loss = CausalLoss(model.base)
+        embedding = model.base.get_input_embeddings()
+        self._scores = TokenScores(embedding.weight.shape[0], decay=plan.score_decay)
+        self._collector = EmbeddingScores(embedding)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+        self._scale = _FLOAT16_SCALE if embedding.weight.dtype is torch.float16 else 1.0
+        self.fisher = DiagonalFisher(model.parameters, decay=plan.score_decay)
+        self.at_once = RowsAtOnce(plan.batch_size)
+
+    def step(self, step: int, rows: Sequence[Row]) -> float:
+        """Take one optimizer step, and return its loss."""
+        batch = pad(rows)
+        refresh = self._mask is not Mask.OFF and step % self._plan.mask_interval == 0
+        kept = self._weights(batch, mask=Mask.OFF if refresh else self._mask)
+        loss, norm = self._gradients(batch, kept, refresh=refresh)
+        self.fisher.update()
+        self._clip(norm)
+        self._optimizer.step()
+        return loss
+
+    def _weights(self, batch: Batch, *, mask: Mask) -> FloatArray:
+        """Return float32 (rows, positions), the weight of each target's loss; 0 elsewhere."""
+        learnt = batch.targets != UNLEARNT
+        kept = np.zeros(batch.targets.shape, dtype=np.float32)
+        scores = self._scores.of(batch.targets[learnt])
+        kept[learnt] = weights(scores, mask=mask, ratio=self._plan.token_ratio)
+        return kept
+
+    def _gradients(self, batch: Batch, kept: FloatArray, *, refresh: bool) -> tuple[float, float]:
+        """Leave the step's gradients in the parameters; return its loss and the gradient's norm."""
+        while True:
+            loss = self.at_once.run(lambda at_once: self._backward(batch, kept, at_once, refresh))
+            norm = self._unscale()
+            if math.isfinite(loss) and math.isfinite(norm):
+                break
+            if self._scale == 1.0:
+                raise TrainingDiverged(
+                    f"loss {loss:.4g}, gradient norm {norm:.4g}; lower the learning rate"
+                )
+            self._scale = max(1.0, self._scale / 2)
+        if refresh:
+            learnt = batch.targets != UNLEARNT
+            self._scores.refresh(batch.targets[learnt], self._embedding_scores[learnt])
+        return loss, norm
+
+    def _backward(self, batch: Batch, kept: FloatArray, at_once: int, refresh: bool) -> float:  # noqa: FBT001  # of one call
+        self._optimizer.zero_grad()
+        self._embedding_scores = np.zeros(kept.shape, dtype=np.float32)
+        normaliser = float(kept.sum(dtype=np.float64))
+        device = self._model.device
+        loss = 0.0
+        for first in range(0, len(kept), at_once):
+            part = slice(first, first + at_once)
+            window = (part, slice(0, _reach(kept[part])))
+            with self._collector.collecting() if refresh else nullcontext():
+                loss += self._loss.backward(
+                    torch.from_numpy(batch.inputs[window]).to(device),
+                    torch.from_numpy(batch.targets[window]).to(device),
+                    torch.from_numpy(kept[window]).to(device),
+                    normaliser=normaliser,
+                    scale=self._scale,
+                )
+            if refresh:
+                self._embedding_scores[window] = self._collector.take()
+        return loss
+
+    @torch.no_grad()
+    def _unscale(self) -> float:
+        """Undo the loss scale, and return the norm of all gradients."""
+        gradients = [p.grad for p in self._model.parameters if p.grad is not None]
+        if self._scale != 1.0:
+            for gradient in gradients:
+                gradient.div_(self._scale)
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+    @torch.no_grad()
+    def _clip(self, norm: float) -> None:
+        limit = self._plan.clip_norm
+        if limit and norm > limit:
+            for parameter in self._model.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(limit / norm)
+
+
+def _reach(kept: FloatArray) -> int:
+    """Return how many positions reach the loss: nothing after the last kept target does."""
+    columns = np.flatnonzero(kept.any(axis=0))
+    return int(columns[-1]) + 1 if len(columns) else 1
+
+
+@contextmanager
+def _training_mode(model: AdaptedModel, *, checkpointing: bool) -> Iterator[None]:
+    base = model.base
+    base.train()
+    if checkpointing:
+        # The re-entrant kind loses the gradient where a layer's input needs none, and with a
+        # frozen embedding none does.
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.enable_input_require_grads()
+    try:
+        yield
+    finally:
+        if checkpointing:
+            base.disable_input_require_grads()
+            base.gradient_checkpointing_disable()
+        base.eval()

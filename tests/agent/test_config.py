@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from agent.config import AgentConfig
+
+LEAST: dict[str, Any] = {
+    "federation": "clinic",
+    "client_id": "ward-3",
+    "state_dir": "/var/lib/fedfstq",
+    "data": {"train": "/srv/text.jsonl"},
+}
+
+
+def test_the_least_configuration_has_sound_defaults() -> None:
+    config = AgentConfig.model_validate(LEAST)
+    assert config.model is None
+    assert config.trainer == "child"
+    assert config.broker.address == ("localhost", 1883)
+    assert config.trainer_socket == Path("/var/lib/fedfstq/trainer.sock")
+    assert config.trainer_lock == Path("/var/lib/fedfstq/trainer.lock")
+
+
+def test_a_configuration_survives_the_way_to_the_trainer() -> None:
+    config = AgentConfig.model_validate(LEAST | {"model": "/base", "threads": 2})
+    assert AgentConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"client_id": "Ward 3"},
+        {"federation": "a/b"},
+        {"data": {"train": "/t", "heldout_share": 1.0}},
+        {"data": {"train": "/t", "heldout_shar": 0.1}},
+        {"devices": "cpu"},
+        {"device": "tpu"},
+        {"threads": 0},
+        {"telemetry_interval_s": 0},
+        {"residual_decay": 1.1},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AgentConfig.model_validate(LEAST | wrong)
+
+
+def test_a_state_folder_too_deep_for_a_socket_is_refused_with_the_limit() -> None:
+    AgentConfig.model_validate(LEAST | {"state_dir": "/" + "d" * 93})
+    with pytest.raises(ValidationError, match="at most 94 bytes"):
+        AgentConfig.model_validate(LEAST | {"state_dir": "/" + "d" * 94})

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import pytest
+
+from agent.deliveries import Deliveries
+from agent.job import JobPolicy
+from agent.outputs import BeginRun, Remembered, SettleUpdate, Unsubscribe
+from agent.session import Session
+from agent.tasks import TrainerHello
+from transport import control, frame
+from transport.control import DeviceState, EvalCommand, ModelStatus, TrainCommand
+from transport.link import Delivery
+from transport.messages import Have, Receipt, ReceiptState, Segment, Want
+from transport.topics import (
+    Address,
+    Command,
+    CoordRun,
+    CoordStatus,
+    Down,
+    Model,
+    ModelManifest,
+    ModelSegment,
+    Topics,
+)
+from transport.transfer import SendManifest, TransferPolicy
+
+TOPICS = Topics("fed")
+
+
+class Reader:
+    """Deliveries into a session that is connected, with a trainer and one update that waits."""
+
+    def __init__(self, small: Any) -> None:
+        self.small = small
+        self.upload = small.upload(1)
+        self.session = Session(
+            "dev-1",
+            remembered=Remembered(run=small.RUN, uploads=(self.upload,)),
+            jobs=JobPolicy(),
+            transfer=TransferPolicy(),
+            rng=random.Random(1),
+        )
+        self.session.connected(0.0)
+        self.session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex()), now=0.0)
+        self.deliveries = Deliveries(TOPICS, client_id="dev-1", session=self.session)
+
+    def take(self, address: Address | str, payload: bytes) -> list[Any]:
+        topic = address if isinstance(address, str) else TOPICS.topic(address)
+        delivery = Delivery(topic, payload, 1, retain=False, mid=1)
+        return list(self.deliveries.take(delivery, now=1.0))
+
+    def announce(self) -> None:
+        self.take(CoordRun(), control.encode(self.small.announcement()))
+
+
+@pytest.fixture
+def reader(small: Any) -> Reader:
+    return Reader(small)
+
+
+def test_a_round_comes_in_as_deliveries(reader: Reader, small: Any) -> None:
+    reader.announce()
+    train = TrainCommand(small.RUN, 1, 2, 1, 60.0, 7)
+    reader.take(Command("dev-1", "train", "2"), control.encode(train))
+    assert reader.session.state is DeviceState.FETCHING
+    manifest, bodies = small.adapter_message(1)
+    reader.take(ModelManifest(1), frame.encode(manifest))
+    outputs: list[Any] = []
+    for index, body in enumerate(bodies):
+        outputs += reader.take(ModelSegment(1, index), frame.encode(Segment(body)))
+    assert type(outputs[0]).__name__ == "StoreAdapter"
+
+
+def test_answers_come_in_by_their_kind(reader: Reader) -> None:
+    uid = reader.upload.uid
+    reader.take(Down("dev-1", uid), frame.encode(Have(1, frozenset({0}), 3)))
+    assert SendManifest(uid) in reader.take(Down("dev-1", uid), frame.encode(Want(1)))
+    receipt = Receipt(1, ReceiptState.LATE, "late", frozenset(), 3)
+    assert SettleUpdate(uid, receipt) in reader.take(Down("dev-1", uid), frame.encode(receipt))
+
+
+def test_evaluations_runs_and_versions_come_in(reader: Reader, small: Any) -> None:
+    reader.announce()
+    evaluation = EvalCommand(small.RUN, 1, 1, 60.0)
+    reader.take(Command("dev-1", "eval", "1"), control.encode(evaluation))
+    status = ModelStatus(small.RUN, 5, "", 0, 0)
+    assert Unsubscribe(1) in reader.take(Model(), control.encode(status))
+    other = small.announcement(run=small.OTHER_RUN)
+    assert BeginRun(small.OTHER_RUN) in reader.take(CoordRun(), control.encode(other))
+
+
+def test_a_cleared_retained_message_says_nothing(reader: Reader) -> None:
+    assert reader.take(CoordRun(), b"") == []
+    assert not reader.deliveries.refused
+
+
+def test_what_is_no_message_is_refused_by_reason(reader: Reader, small: Any) -> None:
+    train = control.encode(TrainCommand(small.RUN, 1, 2, 1, 60.0, 7))
+    evaluation = control.encode(EvalCommand(small.RUN, 1, 1, 60.0))
+    manifest, bodies = small.adapter_message(1)
+    uid = reader.upload.uid
+    wrong: list[tuple[Address | str, bytes, str]] = [
+        ("fl/v1/other/coord/run", b"{}", "topic"),
+        (CoordStatus(), b"{}", "topic"),
+        (CoordRun(), b"{}", "malformed"),
+        (CoordRun(), b" " * 100_000, "oversized"),
+        (Command("dev-1", "train", "3"), train, "malformed"),
+        (Command("dev-2", "train", "2"), train, "topic"),
+        (Command("dev-1", "eval", "2"), evaluation, "malformed"),
+        (Command("dev-1", "dance", "2"), b"{}", "topic"),
+        (Down("dev-1", uid), b"\x01", "malformed"),
+        (Down("dev-1", uid), frame.encode(manifest), "malformed"),
+        (Down("dev-2", uid), frame.encode(Want(1)), "topic"),
+        (Down("dev-1", uid), b"\x63" + frame.encode(Want(1))[1:], "version"),
+        (ModelManifest(2), frame.encode(manifest), "malformed"),
+        (ModelSegment(1, 0), bodies[0], "version"),
+    ]
+    for address, payload, reason in wrong:
+        before = reader.deliveries.refused[reason]
+        assert reader.take(address, payload) == []
+        assert reader.deliveries.refused[reason] == before + 1, address
+    assert sum(reader.deliveries.refused.values()) == len(wrong)
+
+
+def test_a_flood_of_nonsense_is_logged_ever_more_rarely(
+    reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(1000):
+            reader.take(CoordRun(), b"nonsense")
+    assert reader.deliveries.refused["malformed"] == 1000
+    assert len(caplog.records) == 10

@@ -1,0 +1,713 @@
+"""The session on a virtual clock, with everything around it scripted."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from agent.job import JobPolicy
+from agent.outputs import (
+    BeginRun,
+    CommitPayload,
+    Output,
+    PublishProfile,
+    PublishProgress,
+    PublishStatus,
+    PublishWant,
+    Remembered,
+    RememberEpoch,
+    Respond,
+    SettleUpdate,
+    StartEvaluation,
+    StartTraining,
+    StoreAdapter,
+    Subscribe,
+    Unsubscribe,
+    Upload,
+)
+from agent.session import Session
+from agent.states import TRANSITIONS, Event
+from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
+from transport.control import (
+    DeviceState,
+    EvalCommand,
+    EvalResponse,
+    ModelStatus,
+    TrainCommand,
+    TrainResponse,
+)
+from transport.messages import Have, Receipt, ReceiptState, Want
+from transport.transfer import SendManifest, SendSegment, TransferPolicy
+
+Kind = TypeVar("Kind")
+IDLE, FETCHING, TRAINING = DeviceState.IDLE, DeviceState.FETCHING, DeviceState.TRAINING
+UPLOADING, AWAITING = DeviceState.UPLOADING, DeviceState.AWAITING_RECEIPT
+DEADLINE_S = 60.0
+
+
+class Device:
+    """A session, its virtual clock, and every output so far."""
+
+    def __init__(self, small: Any, **remembered: Any) -> None:
+        self.small = small
+        self.now = 1000.0
+        self.outputs: list[Output] = []
+        self.session = Session(
+            "dev-1",
+            remembered=Remembered(**({"run": small.RUN} | remembered)),
+            jobs=JobPolicy(),
+            transfer=TransferPolicy(),
+            rng=random.Random(1),
+        )
+        self.hello = TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex())
+
+    @property
+    def state(self) -> DeviceState:
+        return self.session.state
+
+    def ready(self) -> Device:
+        """Connected, in a run, with a trainer, and nothing to do."""
+        self.do(self.session.connected(self.now))
+        self.do(self.session.announced(self.small.announcement(), now=self.now))
+        self.do(self.session.trainer_ready(self.hello, now=self.now))
+        return self
+
+    def do(self, outputs: list[Output]) -> list[Output]:
+        self.outputs.extend(outputs)
+        return outputs
+
+    def all(self, kind: type[Kind]) -> list[Kind]:
+        return [output for output in self.outputs if isinstance(output, kind)]
+
+    def command(self, round_id: int, *, epoch: int = 1, run: str | None = None) -> list[Output]:
+        run = run or self.small.RUN
+        command = TrainCommand(run, epoch, round_id, round_id - 1, DEADLINE_S, 7)
+        return self.do(self.session.train(command, now=self.now))
+
+    def evaluate(self, version: int, *, epoch: int = 1) -> list[Output]:
+        command = EvalCommand(self.small.RUN, epoch, version, DEADLINE_S)
+        return self.do(self.session.evaluate(command, now=self.now))
+
+    def model(self, version: int, run: str | None = None) -> list[Output]:
+        status = ModelStatus(run or self.small.RUN, version, "", 0, 0)
+        return self.do(self.session.model(status, now=self.now))
+
+    def store(self, version: int) -> list[Output]:
+        adapter = self.small.adapter(version)
+        return self.do(self.session.adapter_stored(adapter, now=self.now))
+
+    def fetch(self, version: int) -> list[Output]:
+        manifest, bodies = self.small.adapter_message(version)
+        outputs = self.session.adapter_manifest(manifest, now=self.now)
+        for index, body in enumerate(bodies):
+            outputs += self.session.adapter_segment(version, index=index, body=body, now=self.now)
+        return self.do(outputs)
+
+    def commit(self, update: Upload) -> list[Output]:
+        return self.do(self.session.committed(update, now=self.now))
+
+    def have(self, update: Upload, *indices: int, epoch: int = 1) -> list[Output]:
+        message = Have(epoch, frozenset(indices), len(update.manifest.segments))
+        return self.do(self.session.answered(update.uid, message, now=self.now))
+
+    def receipt(
+        self, update: Upload, state: ReceiptState = ReceiptState.ACCEPTED, *, epoch: int = 1
+    ) -> list[Output]:
+        total = len(update.manifest.segments)
+        message = Receipt(epoch, state, "", frozenset(range(total)), total)
+        return self.do(self.session.answered(update.uid, message, now=self.now))
+
+    def fail(self, *, retryable: bool) -> list[Output]:
+        tasks = [*self.all(StartTraining), *self.all(StartEvaluation)]
+        failure = TaskFailed(tasks[-1].task_id, "memory", "it is short", retryable)
+        return self.do(self.session.task_failed(failure, now=self.now))
+
+    def sleep(self) -> list[Output]:
+        """Go to the next moment at which there is something to do."""
+        wakeup = self.session.next_wakeup()
+        assert wakeup is not None, "nobody will wake the session"
+        self.now = max(self.now, wakeup)
+        return self.do(self.session.tick(self.now))
+
+    def train_round(self, round_id: int) -> Upload:
+        """Train a round up to its commit."""
+        self.command(round_id)
+        self.store(round_id - 1)
+        update: Upload = self.small.upload(round_id)
+        self.commit(update)
+        return update
+
+
+@pytest.fixture
+def device(small: Any) -> Device:
+    return Device(small).ready()
+
+
+def kinds(outputs: list[Output]) -> list[str]:
+    return [type(output).__name__ for output in outputs]
+
+
+# Each state is reached with an update of round 1 behind it (but for IDLE), each event brought in
+# the way in which it comes.
+
+
+def in_state(small: Any, state: DeviceState) -> tuple[Device, Upload]:
+    device = Device(small).ready()
+    update: Upload = small.upload(1)
+    if state is IDLE:
+        return device, update
+    device.train_round(1)
+    device.have(update, 0)
+    match state:
+        case DeviceState.FETCHING:
+            device.command(2)
+        case DeviceState.TRAINING:
+            device.command(2)
+            device.store(1)
+        case DeviceState.AWAITING_RECEIPT:
+            device.have(update, 0, 1, 2)
+    assert device.state is state
+    return device, update
+
+
+def give_up(device: Device) -> None:
+    if device.all(StartTraining):
+        device.fail(retryable=False)
+    device.now += 2 * DEADLINE_S
+    device.do(device.session.tick(device.now))
+
+
+BRING: dict[Event, Callable[[Device, Upload], object]] = {
+    Event.COMMAND: lambda device, _: device.command(3),
+    Event.ADAPTER: lambda device, _: device.store(1),
+    Event.JOB_OVER: lambda device, _: give_up(device),
+    Event.SENDING: lambda device, _: device.commit(device.small.upload(9)),
+    Event.DELIVERED: lambda device, update: device.have(update, 0, 1, 2),
+    Event.SETTLED: lambda device, update: device.receipt(update),
+}
+
+# Where an event is not for a state, what comes leaves the state as it is. A job that is over gives
+# way to the update behind it; a command waits for the training before it.
+EXPECTED: dict[DeviceState, dict[Event, DeviceState]] = {
+    IDLE: {Event.COMMAND: FETCHING, Event.SENDING: UPLOADING},
+    FETCHING: {Event.ADAPTER: TRAINING, Event.JOB_OVER: UPLOADING},
+    TRAINING: {Event.JOB_OVER: UPLOADING},
+    UPLOADING: {Event.COMMAND: FETCHING, Event.DELIVERED: AWAITING, Event.SETTLED: IDLE},
+    AWAITING: {Event.COMMAND: FETCHING, Event.SENDING: UPLOADING, Event.SETTLED: IDLE},
+}
+
+
+@pytest.mark.parametrize("event", Event, ids=lambda event: event.name)
+@pytest.mark.parametrize("state", TRANSITIONS, ids=lambda state: state.name)
+def test_every_event_in_every_state(small: Any, state: DeviceState, event: Event) -> None:
+    device, update = in_state(small, state)
+    BRING[event](device, update)
+    assert device.state is EXPECTED[state].get(event, state)
+    told = device.all(PublishStatus)[-1]
+    assert told.state is device.state
+
+
+def test_the_table_leads_only_to_states_that_it_has() -> None:
+    for row in TRANSITIONS.values():
+        assert set(row.values()) <= TRANSITIONS.keys()
+        assert {Event.SENDING, Event.DELIVERED, Event.SETTLED} <= row.keys()
+
+
+# -- one round -------------------------------------------------------------------------------------
+
+
+def test_a_round_from_command_to_receipt(device: Device, small: Any) -> None:
+    assert device.command(1) == [
+        RememberEpoch(1),
+        Respond(TrainResponse(small.RUN, 1, accepted=True)),
+        Subscribe(0),
+        PublishStatus(FETCHING, 1, ""),
+    ]
+    (stored,) = [output for output in device.fetch(0) if isinstance(output, StoreAdapter)]
+    assert stored.manifest.version == 0
+    assert stored.bodies == small.adapter_message(0)[1]
+    outputs = device.store(0)
+    assert kinds(outputs) == ["Unsubscribe", "StartTraining", "PublishStatus"]
+    (task,) = device.all(StartTraining)
+    assert task.command.round_id == 1
+    assert task.adapter == small.adapter(0)
+
+    progress = TaskProgress(task.task_id, 1, 8, 2.5, 1.0)
+    assert kinds(device.session.task_progress(progress, now=device.now)) == ["PublishProgress"]
+    result = TrainResult(task.task_id, Path("/p"))
+    assert device.session.trained(result, now=device.now) == [
+        CommitPayload(task.task_id, Path("/p"))
+    ]
+    update = small.upload(1)
+    assert kinds(device.commit(update)) == ["SendManifest", "PublishStatus"]
+    sent = device.have(update)
+    assert sent[0] == SendSegment(update.uid, 0, resend=False)
+    device.have(update, 0, 1)
+    device.have(update, 0, 1, 2)
+    assert device.state is AWAITING
+    assert kinds(device.receipt(update)) == ["SettleUpdate", "PublishStatus"]
+    assert device.state is IDLE
+    assert device.session.goodput_bps is None
+    assert device.session.next_wakeup() is None
+
+
+def test_a_version_that_is_held_is_not_fetched_again(device: Device) -> None:
+    device.train_round(1)
+    device.store(1)
+    outputs = device.command(2)
+    assert kinds(outputs) == ["Respond", "StartTraining", "PublishStatus"]
+
+
+def test_only_the_two_newest_versions_are_held(device: Device) -> None:
+    for version in (0, 1, 2):
+        device.store(version)
+    device.command(1)
+    assert device.state is FETCHING
+
+
+def test_a_version_that_never_comes_is_asked_for_until_the_deadline(device: Device) -> None:
+    device.command(1)
+    while device.state is FETCHING:
+        device.sleep()
+    wants = device.all(PublishWant)
+    assert len(wants) >= 3
+    assert set(wants) == {PublishWant(0, None)}
+    assert device.now <= 1000.0 + DEADLINE_S
+    assert device.all(Unsubscribe) == [Unsubscribe(0)]
+    assert device.all(Respond)[-1].response == TrainResponse(
+        device.small.RUN, 1, accepted=False, reason="deadline"
+    )
+    assert device.all(PublishStatus)[-1] == PublishStatus(IDLE, 0, "deadline")
+
+
+def test_missing_segments_are_named(device: Device, small: Any) -> None:
+    device.command(1)
+    manifest, bodies = small.adapter_message(0)
+    device.do(device.session.adapter_manifest(manifest, now=device.now))
+    for index in (0, 2):
+        device.do(
+            device.session.adapter_segment(0, index=index, body=bodies[index], now=device.now)
+        )
+    device.sleep()
+    (want,) = device.all(PublishWant)
+    assert want.missing == frozenset(range(len(bodies))) - {0, 2}
+
+
+def test_frames_of_a_version_that_nobody_wants_are_ignored(device: Device) -> None:
+    assert device.fetch(5) == []
+    device.command(1)
+    assert device.fetch(5) == []
+    assert device.state is FETCHING
+
+
+def test_damaged_frames_leave_the_fetch_going(device: Device, small: Any) -> None:
+    device.command(1)
+    manifest, bodies = small.adapter_message(0)
+    device.do(device.session.adapter_manifest(manifest, now=device.now))
+    outputs = device.session.adapter_segment(0, index=0, body=bodies[0][:-1], now=device.now)
+    assert outputs == []
+    assert device.fetch(0) != []
+
+
+def test_an_adapter_that_does_not_decode_is_fetched_again_and_then_declined(
+    device: Device,
+) -> None:
+    device.command(1)
+    tries = 0
+    while device.state is FETCHING:
+        tries += 1
+        device.fetch(0)
+        device.do(
+            device.session.adapter_refused(0, reason="digest", retryable=True, now=device.now)
+        )
+        if device.state is FETCHING:
+            device.sleep()
+    assert tries == 1 + JobPolicy().retries
+    assert len(device.all(Subscribe)) == len(device.all(Unsubscribe)) == tries
+    response = device.all(Respond)[-1].response
+    assert (response.reason, device.state) == ("digest", IDLE)
+
+
+def test_a_refusal_of_a_version_that_is_not_being_kept_changes_nothing(device: Device) -> None:
+    device.command(1)
+    assert device.session.adapter_refused(0, reason="digest", retryable=False, now=device.now) == []
+    assert device.state is FETCHING
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def test_a_command_waits_for_the_run_and_the_trainer(small: Any) -> None:
+    device = Device(small, run=None)
+    device.do(device.session.connected(device.now))
+    assert device.command(1) == []
+    device.do(device.session.announced(small.announcement(), now=device.now))
+    assert device.all(BeginRun) == [BeginRun(small.RUN)]
+    assert not device.all(Respond)
+    device.do(device.session.trainer_ready(device.hello, now=device.now))
+    assert device.all(Respond) == [Respond(TrainResponse(small.RUN, 1, accepted=True))]
+    assert device.all(PublishProfile) == [PublishProfile(device.hello)]
+
+
+def test_a_repeated_command_is_answered_and_trains_once(device: Device) -> None:
+    device.command(1)
+    device.command(1)
+    device.store(0)
+    device.command(1)
+    assert len(device.all(Respond)) == 3
+    assert len(device.all(StartTraining)) == 1
+    update = device.small.upload(1)
+    device.commit(update)
+    outputs = device.command(1)
+    assert kinds(outputs) == ["Respond", "SendManifest"]
+    device.receipt(update)
+    assert kinds(device.command(1)) == ["Respond"]
+    assert len(device.all(StartTraining)) == 1
+
+
+def test_a_repeated_command_moves_the_deadline(device: Device) -> None:
+    device.command(1)
+    device.now += DEADLINE_S - 1
+    device.command(1)
+    device.now += DEADLINE_S - 1
+    device.do(device.session.tick(device.now))
+    assert device.state is FETCHING
+
+
+def test_a_newer_round_supersedes_a_fetch(device: Device) -> None:
+    device.command(1)
+    device.command(2)
+    assert device.all(Unsubscribe) == [Unsubscribe(0)]
+    assert device.all(Subscribe) == [Subscribe(0), Subscribe(1)]
+    device.store(1)
+    assert device.all(StartTraining)[0].command.round_id == 2
+
+
+def test_a_newer_round_waits_for_the_training_before_it(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    assert device.command(2) == []
+    outputs = device.commit(device.small.upload(1))
+    assert "Subscribe" in kinds(outputs)
+    assert device.state is FETCHING
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_an_older_round_is_ignored(device: Device, *, settled: bool) -> None:
+    device.command(1)
+    update = device.train_round(2)
+    if settled:
+        device.receipt(update)
+    assert device.command(1) == []
+    device.command(3)
+    assert device.command(1) == []
+    assert device.state is FETCHING
+
+
+def test_a_command_for_a_version_that_is_gone_is_declined(device: Device) -> None:
+    device.model(4)
+    device.command(3)
+    assert device.all(Respond)[-1].response.reason == "stale"
+    assert device.state is IDLE
+    device.command(5)
+    assert device.state is FETCHING
+
+
+def test_a_version_that_goes_while_it_is_fetched_ends_the_fetch(device: Device) -> None:
+    device.command(3)
+    device.model(9, run=device.small.OTHER_RUN)
+    assert device.state is FETCHING
+    device.model(4)
+    assert device.state is IDLE
+    assert device.all(Respond)[-1].response.reason == "stale"
+
+
+def test_another_base_model_is_declined(small: Any) -> None:
+    device = Device(small)
+    device.hello = replace(device.hello, base_digest="00" * 32)
+    device.ready()
+    device.command(1)
+    device.evaluate(0)
+    assert [respond.response.reason for respond in device.all(Respond)] == ["base", "base"]
+
+
+@pytest.mark.parametrize("what", ["train", "eval", "answer"])
+def test_a_fenced_off_aggregator_is_ignored(device: Device, what: str) -> None:
+    update = device.train_round(1)
+    device.have(update, 0, epoch=3)
+    assert device.all(RememberEpoch)[-1] == RememberEpoch(3)
+    before = len(device.all(Respond))
+    match what:
+        case "train":
+            device.command(2, epoch=2)
+        case "eval":
+            device.evaluate(1, epoch=2)
+        case _:
+            device.receipt(update, epoch=2)
+    assert device.state is UPLOADING
+    assert len(device.all(Respond)) == before
+    device.receipt(update, epoch=3)
+    assert device.state is IDLE
+
+
+def test_the_epoch_outlives_a_restart_but_not_its_run(small: Any) -> None:
+    device = Device(small, epoch=5).ready()
+    assert device.command(1, epoch=4) == []
+    other = small.announcement(run=small.OTHER_RUN)
+    device.do(device.session.announced(other, now=device.now))
+    device.command(1, epoch=1, run=small.OTHER_RUN)
+    assert device.state is FETCHING
+
+
+# -- evaluation ------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_answered_and_remembered(device: Device, small: Any) -> None:
+    device.evaluate(3)
+    device.store(3)
+    (task,) = device.all(StartEvaluation)
+    result = EvalResult(task.task_id, 2.5, 100, 40)
+    device.do(device.session.evaluated(result, now=device.now))
+    expected = Respond(EvalResponse(small.RUN, 3, 2.5, 100, 40))
+    assert device.all(Respond) == [expected]
+    assert device.state is IDLE
+    device.evaluate(3)
+    assert device.all(Respond) == [expected, expected]
+    assert len(device.all(StartEvaluation)) == 1
+
+
+def test_an_evaluation_that_cannot_be_made_has_no_tokens(device: Device) -> None:
+    device.evaluate(3)
+    device.store(3)
+    device.fail(retryable=False)
+    response = device.all(Respond)[-1].response
+    assert isinstance(response, EvalResponse)
+    assert (response.tokens, response.reason) == (0, "memory")
+
+
+def test_training_and_evaluation_wait_for_each_other(device: Device) -> None:
+    device.evaluate(0)
+    device.store(0)
+    assert device.command(1) == []
+    device.fail(retryable=False)
+    assert len(device.all(StartTraining)) == 1
+    assert device.evaluate(0) == []
+    device.commit(device.small.upload(1))
+    assert len(device.all(StartEvaluation)) == 2
+
+
+# -- the trainer -----------------------------------------------------------------------------------
+
+
+def test_a_failed_task_is_tried_again_later_and_later(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    pauses = []
+    while True:
+        device.fail(retryable=True)
+        if device.state is IDLE:
+            break
+        before = device.now
+        device.sleep()
+        pauses.append(device.now - before)
+    assert len(pauses) == JobPolicy().retries
+    assert pauses == sorted(pauses)
+    assert len({task.task_id for task in device.all(StartTraining)}) == 1
+    assert device.all(Respond)[-1].response.reason == "memory"
+
+
+def test_a_lost_trainer_gets_the_same_task_again(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    device.do(device.session.trainer_gone(device.now))
+    device.now += 100.0
+    device.do(device.session.tick(device.now))
+    assert device.session.next_wakeup() is None
+    assert len(device.all(StartTraining)) == 1
+    device.do(device.session.trainer_ready(device.hello, now=device.now))
+    first, second = device.all(StartTraining)
+    assert first == second
+    assert device.state is TRAINING
+
+
+def test_a_trainer_that_dies_of_its_task_every_time_is_spared(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    while device.state is TRAINING:
+        device.do(device.session.trainer_gone(device.now))
+        device.now += 100.0
+        device.do(device.session.trainer_ready(device.hello, now=device.now))
+    assert device.all(Respond)[-1].response.reason == "trainer-lost"
+
+
+def test_a_lost_trainer_stops_no_upload(device: Device) -> None:
+    update = device.train_round(1)
+    device.have(update)
+    assert device.session.trainer_gone(device.now) == []
+    assert kinds(device.have(update, 0, 1))[0] == "SendSegment"
+    device.receipt(update)
+    assert device.state is IDLE
+
+
+def test_results_of_tasks_that_are_over_are_ignored(device: Device) -> None:
+    now = device.now
+    assert device.session.trained(TrainResult("old", Path("/p")), now=now) == []
+    assert device.session.evaluated(EvalResult("old", 1.0, 1, 1), now=now) == []
+    assert device.session.task_failed(TaskFailed("old", "r", "t", True), now=now) == []  # noqa: FBT003 - a message
+    assert device.session.task_progress(TaskProgress("old", 1, 2, 1.0, 1.0), now=now) == []
+
+
+# -- the link --------------------------------------------------------------------------------------
+
+
+def test_what_was_said_offline_is_said_once_the_link_is_back(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    device.do(device.session.disconnected(device.now))
+    assert device.fail(retryable=False) == []
+    device.outputs.clear()
+    device.do(device.session.connected(device.now))
+    assert [respond.response.reason for respond in device.all(Respond)] == ["memory"]
+    assert device.all(PublishStatus) == [PublishStatus(IDLE, 0, "memory")]
+    device.outputs.clear()
+    device.do(device.session.disconnected(device.now))
+    device.do(device.session.connected(device.now))
+    assert not device.all(Respond)
+    assert device.all(PublishStatus)
+
+
+def test_training_goes_on_without_a_link_and_the_update_waits(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    device.do(device.session.disconnected(device.now))
+    device.outputs.clear()
+    progress = TaskProgress(f"train-{device.small.RUN}-1", 1, 2, 1.0, 1.0)
+    assert device.session.task_progress(progress, now=device.now) == []
+    update = device.small.upload(1)
+    assert device.commit(update) == []
+    assert device.session.next_wakeup() is None
+    assert device.do(device.session.connected(device.now))[-2:] == [
+        SendManifest(update.uid),
+        PublishStatus(UPLOADING, 1, ""),
+    ]
+
+
+def test_a_fetch_goes_on_after_the_link_came_back(device: Device) -> None:
+    device.command(1)
+    device.do(device.session.disconnected(device.now))
+    for _ in range(3):
+        device.sleep()
+    assert not device.all(PublishWant)
+    device.do(device.session.connected(device.now))
+    device.sleep()
+    assert device.all(PublishWant) == [PublishWant(0, None)]
+
+
+# -- uploads ---------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_the_outbox_is_offered_and_its_rounds_are_not_trained(small: Any) -> None:
+    old, new = small.upload(1), small.upload(2)
+    device = Device(small, uploads=(old, new), adapters=(small.adapter(2),), settled=frozenset())
+    outputs = device.do(device.session.connected(device.now))
+    assert [output for output in outputs if isinstance(output, SendManifest)] == [
+        SendManifest(old.uid),
+        SendManifest(new.uid),
+    ]
+    assert device.all(PublishStatus) == [PublishStatus(UPLOADING, 2, "")]
+    device.ready()
+    device.command(2)
+    assert not device.all(StartTraining)
+    device.receipt(old, ReceiptState.LATE)
+    assert device.all(SettleUpdate)[0].uid == old.uid
+    device.command(3)
+    assert device.all(StartTraining)[0].adapter == small.adapter(2)
+
+
+def test_an_update_of_a_closed_round_is_settled_behind_the_next_task(device: Device) -> None:
+    update = device.train_round(1)
+    device.command(2)
+    device.store(1)
+    assert device.state is TRAINING
+    assert kinds(device.receipt(update, ReceiptState.LATE)) == ["SettleUpdate"]
+    assert device.state is TRAINING
+
+
+def test_uploads_go_on_by_themselves_until_the_receipt(device: Device) -> None:
+    update = device.train_round(1)
+    for _ in range(4):
+        device.sleep()
+    device.have(update, 0)
+    for _ in range(4):
+        device.sleep()
+    assert {segment.index for segment in device.all(SendSegment)} == {0, 1, 2}
+    assert any(segment.resend for segment in device.all(SendSegment))
+    device.receipt(update)
+    assert device.session.next_wakeup() is None
+
+
+def test_progress_of_an_upload_is_told_at_most_once_a_second(device: Device) -> None:
+    update = device.train_round(1)
+    device.have(update)
+    device.now += 0.5
+    device.have(update, 0)
+    assert len(device.all(PublishProgress)) == 1
+    device.now += 0.6
+    device.have(update, 0, 1)
+    progress = device.all(PublishProgress)[-1].progress
+    assert (progress.segments_accepted, progress.segments, progress.round_id) == (2, 3, 1)
+    assert progress.bytes_sent == sum(entry.length for entry in update.manifest.segments)
+    assert device.session.goodput_bps is not None
+
+
+def test_an_aggregator_that_lost_its_journal_gets_the_manifest_again(device: Device) -> None:
+    update = device.train_round(1)
+    device.have(update, 0, 1, 2)
+    outputs = device.do(device.session.answered(update.uid, Want(2), now=device.now))
+    assert SendManifest(update.uid) in outputs
+    assert device.state is UPLOADING
+
+
+def test_answers_about_other_updates_are_ignored(device: Device) -> None:
+    assert device.receipt(device.small.upload(5)) == []
+
+
+def test_an_update_whose_payload_is_lost_may_be_trained_again(device: Device) -> None:
+    update = device.train_round(1)
+    device.do(device.session.payload_lost(update.uid, now=device.now))
+    assert device.state is IDLE
+    device.command(1)
+    assert len(device.all(StartTraining)) == 2
+
+
+# -- another run -----------------------------------------------------------------------------------
+
+
+def test_another_run_clears_everything(device: Device, small: Any) -> None:
+    update = device.train_round(1)
+    device.command(2)
+    other = small.announcement(run=small.OTHER_RUN)
+    outputs = device.do(device.session.announced(other, now=device.now))
+    assert BeginRun(small.OTHER_RUN) in outputs
+    assert Unsubscribe(1) in outputs
+    assert device.state is IDLE
+    assert device.session.base_model == "base"
+    assert device.receipt(update) == []
+    device.store(0)
+    device.command(1, run=small.OTHER_RUN)
+    assert device.state is FETCHING
+
+
+def test_the_same_run_announced_again_clears_nothing(device: Device, small: Any) -> None:
+    device.train_round(1)
+    assert device.do(device.session.announced(small.announcement(), now=device.now)) == []
+    assert device.state is UPLOADING
+
+
+def test_a_session_that_knows_no_run_names_no_base_model(small: Any) -> None:
+    assert Device(small).session.base_model is None

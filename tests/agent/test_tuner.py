@@ -1,0 +1,361 @@
+"""Tasks in, payloads and evaluations out, and a typed reason where there is neither."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from agent import tuner as tuner_module
+from agent.adapter import make_initial_adapter
+from agent.config import AgentConfig
+from agent.model import Loaded, load
+from agent.payload import PayloadHeader, read_header, read_segment
+from agent.tasks import EvalResult, EvalTask, TaskFailed, TrainResult, TrainTask
+from agent.tokens import Row
+from agent.train import TrainingDiverged
+from agent.tuner import TaskCancelled, Tuner
+from codec.layout import Layout
+from codec.update import decode
+from transport.control import TrainingPlan
+
+pytestmark = pytest.mark.torch
+BASE = Path(__file__).parents[2] / "tools" / "base"
+PLAN = TrainingPlan(local_steps=2, batch_size=2, max_tokens=24, learning_rate=1e-3, eval_examples=3)
+RUN = "0" * 32
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("initial") / "0"
+    make_initial_adapter(str(BASE), out, rank=2, alpha=4, target_modules=["q_proj"], seed=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    folder = tmp_path_factory.mktemp("data")
+    texts = [f"def function_{n}():\n    return {n}\n" for n in range(20)]
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return load(
+        AgentConfig(
+            federation="f",
+            client_id="c",
+            state_dir=folder / "state",
+            model=str(BASE),
+            data={"train": folder / "t.jsonl", "heldout_share": 0.3},
+            device="cpu",
+        )
+    )
+
+
+@pytest.fixture
+def tuner(loaded: Loaded) -> Any:
+    tuner = Tuner(loaded)
+    yield tuner
+    if tuner._model is not None:
+        tuner._model.detach()
+
+
+@pytest.fixture
+def layout(initial: Path) -> Layout:
+    tensors = load_file(initial / "adapter_model.safetensors")
+    return Layout.from_shapes({name: tensor.shape for name, tensor in tensors.items()})
+
+
+@pytest.fixture
+def task(initial: Path, layout: Layout, loaded: Loaded, tmp_path: Path) -> TrainTask:
+    adapter_file = tmp_path / "0.f32"
+    layout.flatten(load_file(initial / "adapter_model.safetensors")).astype("<f4").tofile(
+        adapter_file
+    )
+    return TrainTask(
+        task_id="train-1",
+        run=RUN,
+        round_id=1,
+        base_version=0,
+        base_digest=loaded.base_digest.hex(),
+        adapter_file=adapter_file,
+        adapter_config=(initial / "adapter_config.json").read_text(),
+        layout=tuple((tensor.name, tensor.shape) for tensor in layout.tensors),
+        codec="fp32",
+        update_bytes=None,
+        segment_bytes=2048,
+        plan=PLAN,
+        seed=3,
+        residual_file=None,
+        payload_file=tmp_path / "payloads" / "1.update",
+    )
+
+
+def evaluation_of(task: TrainTask) -> EvalTask:
+    return EvalTask(
+        task_id="eval-1",
+        run=task.run,
+        version=0,
+        base_digest=task.base_digest,
+        adapter_file=task.adapter_file,
+        adapter_config=task.adapter_config,
+        layout=task.layout,
+        plan=task.plan,
+    )
+
+
+def changed(task: TrainTask, **changes: Any) -> TrainTask:
+    return dataclasses.replace(task, **changes)
+
+
+def quietly(*_: object) -> None:
+    """Take a step's report and do nothing."""
+
+
+def delta_in(path: Path, layout: Layout) -> np.ndarray[Any, np.dtype[np.float32]]:
+    header = read_header(path)
+    segments = {i: read_segment(path, header, i) for i in range(len(header.lengths))}
+    return decode(header.codec, segments, layout=layout, segment_count=len(header.lengths))
+
+
+def refused(tuner: Tuner, task: TrainTask) -> TaskFailed:
+    answer = tuner.train(task, on_step=quietly)
+    assert isinstance(answer, TaskFailed)
+    assert answer.task_id == task.task_id
+    assert "\n" not in answer.text
+    assert not task.payload_file.exists()
+    return answer
+
+
+def test_payload_decodes_to_trained_minus_start_bit_by_bit(
+    tuner: Tuner, task: TrainTask, layout: Layout
+) -> None:
+    steps: list[tuple[int, int, float | None]] = []
+    answer = tuner.train(task, on_step=lambda *step: steps.append(step))
+    assert answer == TrainResult("train-1", task.payload_file)
+    assert [(step, count) for step, count, _ in steps] == [(0, 2), (1, 2), (2, 2)]
+    assert tuner._model is not None
+    start = np.fromfile(task.adapter_file, dtype="<f4")
+    delta = delta_in(task.payload_file, layout)
+    assert delta.tobytes() == (tuner._model.read_flat() - start).tobytes()
+    assert delta.any()
+
+
+def test_header_says_what_was_done(tuner: Tuner, task: TrainTask, layout: Layout) -> None:
+    tuner.train(task, on_step=quietly)
+    header = read_header(task.payload_file)
+    evaluation = tuner.evaluate(evaluation_of(task))
+    assert isinstance(evaluation, EvalResult)
+    assert header.evaluation is not None
+    expected = PayloadHeader(
+        run=RUN,
+        round_id=1,
+        base_version=0,
+        base_digest=task.base_digest,
+        layout_digest=layout.digest.hex(),
+        codec="fp32",
+        num_examples=len(tuner._loaded.train_rows),
+        train_loss=header.train_loss,
+        steps=2,
+        train_s=header.train_s,
+        evaluation=header.evaluation,
+        lengths=header.lengths,
+        residual_used=None,
+    )
+    assert header == expected
+    # The evaluation is of the version that training starts from, not of what it ends with.
+    assert header.evaluation.loss == pytest.approx(evaluation.loss, rel=1e-6)
+    assert header.evaluation.tokens == evaluation.tokens > 0
+
+
+def test_same_task_gives_the_same_bytes(tuner: Tuner, task: TrainTask, tmp_path: Path) -> None:
+    other = changed(task, payload_file=tmp_path / "other.update")
+    tuner.train(task, on_step=quietly)
+    tuner.train(other, on_step=quietly)
+    first, second = read_header(task.payload_file), read_header(other.payload_file)
+    assert first.lengths == second.lengths
+    for index in range(len(first.lengths)):
+        assert read_segment(task.payload_file, first, index) == read_segment(
+            other.payload_file, second, index
+        )
+
+
+def test_repeated_task_is_answered_from_its_payload(tuner: Tuner, task: TrainTask) -> None:
+    tuner.train(task, on_step=quietly)
+    before = task.payload_file.stat().st_mtime_ns
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    assert isinstance(tuner.train(task, on_step=never), TrainResult)
+    assert task.payload_file.stat().st_mtime_ns == before
+
+
+def test_broken_payload_and_one_of_another_round_are_made_again(
+    tuner: Tuner, task: TrainTask
+) -> None:
+    tuner.train(task, on_step=quietly)
+    task.payload_file.write_bytes(task.payload_file.read_bytes()[:-1])
+    tuner.train(task, on_step=quietly)
+    assert read_header(task.payload_file).round_id == 1
+    tuner.train(changed(task, round_id=2), on_step=quietly)
+    assert read_header(task.payload_file).round_id == 2
+
+
+def test_residual_is_added_to_the_delta_and_named(
+    tuner: Tuner, task: TrainTask, layout: Layout, tmp_path: Path
+) -> None:
+    residual = np.random.default_rng(0).normal(size=layout.size).astype("<f4")
+    path = tmp_path / "residual.f32"
+    residual.tofile(path)
+    with_residual = changed(task, residual_file=path, payload_file=tmp_path / "r.update")
+    tuner.train(task, on_step=quietly)
+    tuner.train(with_residual, on_step=quietly)
+    delta = delta_in(task.payload_file, layout)
+    assert delta_in(with_residual.payload_file, layout).tobytes() == (delta + residual).tobytes()
+    assert read_header(with_residual.payload_file).residual_used == str(path)
+
+
+def test_papers_codec_keeps_its_budget(tuner: Tuner, task: TrainTask, layout: Layout) -> None:
+    small = changed(task, codec="fstq", update_bytes=layout.size // 2)
+    assert isinstance(tuner.train(small, on_step=quietly), TrainResult)
+    header = read_header(small.payload_file)
+    assert sum(header.lengths) <= layout.size // 2
+    assert delta_in(small.payload_file, layout).any()
+
+
+def test_another_adapter_takes_the_place_of_the_first(
+    tuner: Tuner, task: TrainTask, tmp_path: Path
+) -> None:
+    out = tmp_path / "other"
+    make_initial_adapter(str(BASE), out, rank=3, alpha=4, target_modules=["v_proj"], seed=0)
+    tensors = load_file(out / "adapter_model.safetensors")
+    layout = Layout.from_shapes({name: tensor.shape for name, tensor in tensors.items()})
+    layout.flatten(tensors).tofile(tmp_path / "other.f32")
+    other = changed(
+        task,
+        adapter_file=tmp_path / "other.f32",
+        adapter_config=(out / "adapter_config.json").read_text(),
+        layout=tuple((tensor.name, tensor.shape) for tensor in layout.tensors),
+        payload_file=tmp_path / "other.update",
+    )
+    for one in (task, other):
+        assert isinstance(tuner.train(one, on_step=quietly), TrainResult)
+    assert read_header(other.payload_file).layout_digest == layout.digest.hex()
+
+
+def test_other_base_model_is_refused(tuner: Tuner, task: TrainTask) -> None:
+    answer = refused(tuner, changed(task, base_digest="ab" * 32))
+    assert (answer.reason, answer.retryable) == ("base-mismatch", False)
+    assert "abababababab" in answer.text
+
+
+def test_layout_that_is_not_the_adapters_is_refused(tuner: Tuner, task: TrainTask) -> None:
+    for layout in (task.layout[:-1], (), (("a", (1 << 40,)),)):
+        answer = refused(tuner, changed(task, layout=layout))
+        assert (answer.reason, answer.retryable) == ("layout-mismatch", False)
+
+
+def test_adapter_that_changes_the_base_is_refused(tuner: Tuner, task: TrainTask) -> None:
+    config = {**json.loads(task.adapter_config), "init_lora_weights": "pissa"}
+    answer = refused(tuner, changed(task, adapter_config=json.dumps(config)))
+    assert (answer.reason, answer.retryable) == ("adapter", False)
+
+
+def test_adapter_file_that_is_short_is_refused_and_one_that_is_missing_retryable(
+    tuner: Tuner, task: TrainTask, tmp_path: Path
+) -> None:
+    task.adapter_file.write_bytes(task.adapter_file.read_bytes()[:-4])
+    assert refused(tuner, task).reason == "adapter"
+    answer = refused(tuner, changed(task, adapter_file=tmp_path / "absent"))
+    assert (answer.reason, answer.retryable) == ("disk", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"codec": "zip"}, "codec"),
+        ({"codec": "fp32", "update_bytes": 10}, "encoding"),
+        ({"plan": dataclasses.replace(PLAN, max_tokens=2, local_steps=1)}, None),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused(
+    tuner: Tuner, task: TrainTask, changes: dict[str, Any], reason: str | None
+) -> None:
+    answer = tuner.train(changed(task, **changes), on_step=quietly)
+    assert getattr(answer, "reason", None) == reason
+
+
+def test_residual_of_another_layout_is_refused(
+    tuner: Tuner, task: TrainTask, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(b"1234")
+    answer = refused(tuner, changed(task, residual_file=tmp_path / "r"))
+    assert (answer.reason, answer.retryable) == ("residual", False)
+
+
+def test_examples_without_a_target_in_reach_are_refused(loaded: Loaded, task: TrainTask) -> None:
+    unlearnt = Row(np.zeros(5, dtype=np.int32), np.zeros(5, dtype=np.bool_))
+    tuner = Tuner(dataclasses.replace(loaded, train_rows=(unlearnt,)))
+    assert refused(tuner, task).reason == "data"
+    assert tuner._model is not None
+    tuner._model.detach()
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def raise_it(*_: object, **__: object) -> Any:
+        raise error
+
+    return raise_it
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retryable"),
+    [
+        (TrainingDiverged("loss nan"), "diverged", False),
+        (OSError(28, "No space left on device"), "disk", True),
+        (RuntimeError("something\nelse"), "internal", True),
+    ],
+)
+def test_failures_have_a_typed_reason(
+    tuner: Tuner,
+    task: TrainTask,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+    *,
+    retryable: bool,
+) -> None:
+    monkeypatch.setattr(tuner_module, "train", raising(error))
+    answer = refused(tuner, task)
+    assert (answer.reason, answer.retryable) == (reason, retryable)
+
+
+def test_memory_that_runs_out_is_retryable(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    monkeypatch.setattr("agent.loss.CausalLoss.backward", raising(error))
+    answer = refused(tuner, task)
+    assert (answer.reason, answer.retryable) == ("out-of-memory", True)
+
+
+def test_cancelled_task_ends_without_an_answer(tuner: Tuner, task: TrainTask) -> None:
+    with pytest.raises(TaskCancelled):
+        tuner.train(task, on_step=raising(TaskCancelled()))
+    assert isinstance(tuner.train(task, on_step=quietly), TrainResult)
+
+
+def test_evaluation_of_another_base_is_refused_and_without_rows_has_no_tokens(
+    tuner: Tuner, task: TrainTask
+) -> None:
+    wrong = dataclasses.replace(evaluation_of(task), base_digest="00" * 32)
+    answer = tuner.evaluate(wrong)
+    assert isinstance(answer, TaskFailed)
+    assert answer.reason == "base-mismatch"
+    without = dataclasses.replace(
+        evaluation_of(task), plan=dataclasses.replace(PLAN, eval_examples=0)
+    )
+    assert tuner.evaluate(without) == EvalResult("eval-1", loss=0.0, tokens=0, correct=0)
