@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from transport.broker import BrokerConfig
 from transport.topics import identifier
-
-# [bytes] Linux keeps a Unix socket's path in 108 bytes, its final NUL included.
-MAX_SOCKET_PATH_BYTES = 107
-_SOCKET = "trainer.sock"
 
 Identifier = Annotated[str, AfterValidator(identifier)]
 
@@ -66,22 +61,10 @@ class AgentConfig(BaseModel):
     residual_decay: float = Field(default=1.0, ge=0.0, le=1.0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("state_dir")
-    @classmethod
-    def _holds_a_socket(cls, folder: Path) -> Path:
-        length = len(os.fsencode(folder / _SOCKET))
-        if length > MAX_SOCKET_PATH_BYTES:
-            most = MAX_SOCKET_PATH_BYTES - len(f"/{_SOCKET}")
-            raise ValueError(
-                f"{folder} is too long a path for the trainer's socket: take one of at most "
-                f"{most} bytes"
-            )
-        return folder
-
     @property
     def trainer_socket(self) -> Path:
         """The Unix socket on which the trainer listens."""
-        return self.state_dir / _SOCKET
+        return self.state_dir / "trainer.sock"
 
     @property
     def trainer_lock(self) -> Path:

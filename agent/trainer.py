@@ -33,6 +33,7 @@ from pydantic import ValidationError
 from agent.base import BaseError
 from agent.config import AgentConfig
 from agent.data import DataError
+from agent.socket_address import address_of
 from agent.tasks import (
     MAX_LINE_BYTES,
     EvalTask,
@@ -117,7 +118,8 @@ def _serve(config: AgentConfig) -> int:
     path = config.trainer_socket
     path.unlink(missing_ok=True)  # left by a trainer that was killed: the lock is ours
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
+        with address_of(path) as address:
+            listener.bind(address)
         path.chmod(0o600)
         listener.listen()
         try:

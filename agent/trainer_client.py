@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
 from agent.config import AgentConfig
+from agent.socket_address import address_of
 from agent.tasks import (
     MAX_LINE_BYTES,
     MalformedLine,
@@ -184,7 +185,8 @@ class TrainerClient:
             try:
                 timeout = struct.pack("ll", _SEND_TIMEOUT_S, 0)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-                connection.connect(str(self._config.trainer_socket))
+                with address_of(self._config.trainer_socket) as address:
+                    connection.connect(address)
             except OSError:
                 connection.close()
                 self._stopping.wait(_CONNECT_S)
