@@ -13,12 +13,14 @@ acknowledgement is told by its generation.
     any          silence too long    ENDED        LinkLost
     any          connection lost     ENDED        LinkLost
     any          session taken over  ENDED        SessionTakenOver
+    UP           first PUBACK denies ENDED        PublishingRefused (MQTT 5 alone tells)
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import re
 import ssl
 import threading
 import time
@@ -36,7 +38,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from transport import limits, sockets
 from transport.broker import BrokerConfig
-from transport.errors import LinkLost, LoginRefused, SessionTakenOver
+from transport.errors import LinkLost, LoginRefused, PublishingRefused, SessionTakenOver
 from transport.link_events import Delivery, Publication
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,14 @@ _MAX_INFLIGHT: Final = 10
 
 _BAD_PROTOCOL: Final = 132
 _BAD_LOGIN: Final = frozenset({133, 134, 135, 138})  # client id, password, authorisation, banned
+_NOT_AUTHORISED: Final = 135
 _TAKEN_OVER: Final = 142
+# OpenSSL's names of the alerts with which a server refuses a client's certificate. In TLS 1.3 they
+# come with the first read after the handshake, and paho passes them on as text.
+_CERTIFICATE_ALERT: Final = re.compile(
+    r"ALERT_(UNKNOWN_CA|CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_EXPIRED"
+    r"|CERTIFICATE_REVOKED|CERTIFICATE_UNKNOWN|UNSUPPORTED_CERTIFICATE|ACCESS_DENIED)"
+)
 _UNSPECIFIED: Final = 128  # how paho calls a connection that ended without DISCONNECT
 _FAILURE: Final = 128  # reason codes from here on are refusals
 
@@ -105,6 +114,7 @@ class Connection:
         self._asked: dict[int, tuple[str, ...]] = {}
         self._first_subscription: int | None = None
         self._goodbye_at = math.inf
+        self._has_published = False
         # What the callbacks noted, in order of arrival.
         self._noted: deque[Callable[[], None]] = deque()
         self._held: deque[Delivery] = deque()
@@ -252,6 +262,9 @@ class Connection:
             self._client.connect(host, port, keepalive=broker.keepalive_s, **options)
         except ssl.SSLCertVerificationError as error:
             raise LinkLost(f"its certificate is not trusted: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            self._refuse_certificate(str(error.reason))
+            raise LinkLost(str(error.reason or error)) from error
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
             raise LinkLost(str(getattr(error, "strerror", None) or error)) from error
 
@@ -339,8 +352,20 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
+        is_first, self._has_published = not self._has_published, True
         if reason.value >= _FAILURE:  # MQTT 5 alone tells; 3.1.1 acknowledges and drops
-            self._noted.append(lambda: _log.warning("the broker refused to publish: %s", reason))
+            self._noted.append(lambda: self._denied(reason, is_first=is_first))
+
+    def _denied(self, reason: ReasonCode, *, is_first: bool) -> None:
+        # A service's first word is its own status. Where even that is not its own to say, the
+        # broker knows it by another name, and nothing that it does would ever be heard.
+        if is_first and reason.value == _NOT_AUTHORISED:
+            raise PublishingRefused(
+                f"the broker does not let {self._login.client_id!r} publish its own status: "
+                "client_id must be the login's user name, or its certificate's common name, "
+                "and the broker's ACL must know it"
+            )
+        _log.warning("the broker refused to publish: %s", reason)
 
     def _on_disconnect(
         self,
@@ -363,12 +388,24 @@ class Connection:
         if by_broker:
             self._lost = f"the broker ended it: {reason}"
         elif self._socket_error is not None:
+            self._refuse_certificate(self._socket_error)
             self._lost = self._socket_error
         elif reason.value == _UNSPECIFIED:
             self.was_cut = True
             self._lost = "the broker closed it"
         else:
             self._lost = str(reason)
+
+    def _refuse_certificate(self, text: str) -> None:
+        """Raise LoginRefused where a TLS alert says that the broker does not take ours."""
+        alert = _CERTIFICATE_ALERT.search(text)
+        if alert:
+            host, port = self._login.broker.address
+            raise LoginRefused(
+                f"{host}:{port} refused this service's certificate "
+                f"({alert[1].lower().replace('_', ' ')}): check broker.tls.cert_file, and that the "
+                "broker trusts the authority that signed it"
+            )
 
     def _on_log(self, _client: paho.Client, _userdata: object, level: int, text: str) -> None:
         # The one place where paho tells which error a socket had.

@@ -56,6 +56,10 @@ class LoginRefused(LinkError):
     """The broker answered, and refused this identity; trying again will not help."""
 
 
+class PublishingRefused(LinkError):
+    """The broker takes the login, but not the first thing it publishes: it is someone else's."""
+
+
 class SessionTakenOver(LinkError):
     """Another process connected with this client id; two would take turns for ever."""
 

@@ -21,7 +21,8 @@ class TransferPolicy:
         receipt_s: Wait for a receipt before the manifest is sent again, the first time.
         receipt_cap_s: The longest such wait.
         have_delay_s: The longest that journaled segments stay unanswered.
-        have_every: Journaled segments that are answered at once.
+        have_every: Journaled segments that are answered at once; more than the smallest window
+            would let a sender wait for `have_delay_s` with nothing in flight.
         fetch_s: Silence after which a device asks for what it misses of an adapter.
         fetch_cap_s: The longest such silence.
         jitter: Each timer is multiplied by 1 ± this, so that devices do not move in step.
@@ -35,7 +36,7 @@ class TransferPolicy:
     receipt_s: float = 15.0
     receipt_cap_s: float = 300.0
     have_delay_s: float = 0.2
-    have_every: int = 4
+    have_every: int = 2
     fetch_s: float = 3.0
     fetch_cap_s: float = 60.0
     jitter: float = 0.25

@@ -26,6 +26,7 @@ from transport.errors import (
     BrokerUnreachable,
     LinkLost,
     LoginRefused,
+    PublishingRefused,
     SessionTakenOver,
 )
 from transport.link import Delivery, Link, LinkDown, LinkRefused, LinkUp, Publication
@@ -492,9 +493,25 @@ def test_a_publication_that_the_acl_denies_is_logged_on_mqtt_5(
     mosquitto = mosquitto_with("allow_anonymous true", f"acl_file {acl}")
     link = make_link(mosquitto.config(mqtt_version="5"))
     link.wait_connected(WAIT_S)
+    link.publish(Publication("allowed/a", b"x"))
     link.publish(Publication("denied/a", b"x"))
     eventually(lambda: "refused to publish" in caplog.text)
     assert link.connected
+
+
+@broker_test
+def test_a_service_whose_first_word_is_denied_has_another_name_than_it_thinks(
+    mosquitto_with: Callable[..., Any], tmp_path: Path, make_link: Callable[..., Link]
+) -> None:
+    acl = tmp_path / "acl"
+    acl.write_text("topic readwrite allowed/#\n")
+    mosquitto = mosquitto_with("allow_anonymous true", f"acl_file {acl}")
+    link = make_link(mosquitto.config(mqtt_version="5"))
+    link.wait_connected(WAIT_S)
+    link.publish(Publication("denied/status", b"x"))
+    refusal = next_event(link, LinkRefused).error
+    assert isinstance(refusal, PublishingRefused)
+    assert "client_id must be" in str(refusal)
 
 
 @broker_test
@@ -532,6 +549,11 @@ def test_an_encrypted_connection_trusts_its_authority_alone(
         mosquitto.config(tls=mutual.model_copy(update={"ca_file": tmp_path / "stranger.pem"})),
         "dev-2",
     )
+    stranger = {"cert_file": tmp_path / "stranger.pem", "key_file": tmp_path / "stranger.key"}
+    for files in (stranger, {"cert_file": None, "key_file": None}):
+        unknown = make_link(mosquitto.config(tls=mutual.model_copy(update=files)), "dev-3")
+        with pytest.raises(LoginRefused, match=r"refused this service's certificate \("):
+            unknown.wait_connected(WAIT_S)
     eventually(lambda: "certificate is not trusted" in deceived._last_failure)
     with pytest.raises(BrokerUnreachable, match="certificate is not trusted"):
         deceived.wait_connected(0.01)

@@ -27,3 +27,8 @@ def test_the_windows_and_waits_are_in_order() -> None:
     assert policy.have_delay_s < policy.announce_wait_s < policy.resend_s < policy.resend_cap_s
     assert policy.receipt_s < policy.receipt_cap_s
     assert policy.fetch_s < policy.fetch_cap_s
+
+
+def test_a_full_window_is_answered_without_waiting_for_the_delay() -> None:
+    policy = TransferPolicy()
+    assert policy.have_every <= policy.window_min
