@@ -14,7 +14,7 @@ BODIES = tuple(bytes((index,)) * 10 for index in range(6))
 
 @pytest.fixture
 def receiver(make_manifest: Callable[..., Manifest]) -> Receiver:
-    return Receiver(UID, make_manifest(*BODIES))
+    return Receiver(UID, make_manifest(*BODIES), policy=TransferPolicy(have_every=4))
 
 
 def answer(*held: int) -> SendHave:
