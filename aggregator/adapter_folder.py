@@ -1,0 +1,192 @@
+"""Adapter versions as PEFT folders: read, checked, and written so that no crash leaves half of one.
+
+adapters/<version>/adapter_config.json          as the initial adapter had it
+adapters/<version>/adapter_model.safetensors    float32, metadata {"format": "pt"}
+adapters/<version>/fedfstq.json                 base model and digest, run, version, SHA-256
+CURRENT                                         the newest version, as text
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from codec.codec import FloatArray
+from codec.errors import InvalidInput
+from codec.layout import Layout
+from transport.limits import MAX_ADAPTER_CONFIG_BYTES
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+FACTS_FILE = "fedfstq.json"
+CURRENT_FILE = "CURRENT"
+
+_DIGEST_HEX_LENGTH = 64
+
+
+class BadAdapter(Exception):
+    """A folder is no adapter that a run can be made of; the text says why and how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter version in memory.
+
+    Attributes:
+        flat: float32 (layout.size,), finite.
+        config: The text of adapter_config.json.
+        base_model: The base model's name.
+        base_digest: SHA-256 of the base model, 32 bytes.
+    """
+
+    flat: FloatArray
+    layout: Layout
+    config: str
+    base_model: str
+    base_digest: bytes
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the flat little-endian float32 values."""
+        return hashlib.sha256(self.flat.astype("<f4", copy=False).tobytes()).digest()
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return the adapter in a PEFT folder that also has `fedfstq.json`.
+
+    Raises:
+        BadAdapter: A file is missing or unreadable, a tensor is not float32 or not finite.
+    """
+    facts = _read_facts(folder)
+    config = _read_file(folder / CONFIG_FILE).decode(errors="replace")
+    if len(config.encode()) > MAX_ADAPTER_CONFIG_BYTES:
+        raise BadAdapter(f"{folder / CONFIG_FILE} is over {MAX_ADAPTER_CONFIG_BYTES} bytes")
+    weights = folder / WEIGHTS_FILE
+    try:
+        tensors = load_tensors(_read_file(weights))
+    # safetensors.numpy raises KeyError for a dtype that numpy has not, such as bfloat16.
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadAdapter(f"{weights} is no safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32:
+            raise BadAdapter(f"{weights}: {name} is {tensor.dtype}, an adapter is float32")
+        if not np.isfinite(tensor).all():
+            raise BadAdapter(f"{weights}: {name} holds NaN or infinity")
+    try:
+        layout = Layout.from_shapes({name: tensor.shape for name, tensor in tensors.items()})
+        # Decoding sums from +0, so that -0 would come back as +0 on devices, under another digest.
+        flat = layout.flatten(tensors) + np.float32(0)
+    except InvalidInput as error:
+        raise BadAdapter(f"{weights}: {error}") from error
+    return Adapter(flat, layout, config, facts["base_model"], bytes.fromhex(facts["base_digest"]))
+
+
+def version_folder(state_dir: Path, version: int) -> Path:
+    """Return where an adapter version lies."""
+    return state_dir / "adapters" / str(version)
+
+
+def write_version(state_dir: Path, version: int, adapter: Adapter, *, run: str) -> Path:
+    """Make an adapter version durable, and return its folder.
+
+    A folder that is there already is left alone where it holds the same adapter, and replaced
+    where it does not: a version that was never committed may be made again from other updates.
+    """
+    folder = version_folder(state_dir, version)
+    if folder.exists():
+        if _holds(folder, adapter):
+            return folder
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{version}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    facts = {
+        "base_model": adapter.base_model,
+        "base_digest": adapter.base_digest.hex(),
+        "run": run,
+        "version": version,
+        "sha256": adapter.sha256.hex(),
+    }
+    tensors = adapter.layout.unflatten(adapter.flat)
+    _write_file(temporary / CONFIG_FILE, adapter.config.encode())
+    _write_file(temporary / FACTS_FILE, json.dumps(facts, indent=2).encode() + b"\n")
+    _write_file(temporary / WEIGHTS_FILE, save_tensors(tensors, metadata={"format": "pt"}))
+    _sync_folder(temporary)
+    temporary.rename(folder)
+    _sync_folder(folder.parent)
+    return folder
+
+
+def set_current(state_dir: Path, version: int) -> None:
+    """Let `CURRENT` name this version; whoever reads it sees the old one or the new one."""
+    write_atomically(state_dir / CURRENT_FILE, f"{version}\n".encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    temporary = path.with_name(f".{path.name}.partial")
+    _write_file(temporary, content)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _holds(folder: Path, adapter: Adapter) -> bool:
+    try:
+        held = read_adapter(folder)
+    except BadAdapter:
+        return False
+    return held.layout == adapter.layout and held.sha256 == adapter.sha256
+
+
+def _read_facts(folder: Path) -> dict[str, str]:
+    path = folder / FACTS_FILE
+    hint = "make the initial adapter with this program, so that it names its base model"
+    try:
+        facts: Any = json.loads(_read_file(path))
+    except ValueError as error:
+        raise BadAdapter(f"{path} is no JSON: {error}") from error
+    match facts:
+        case {"base_model": str(base_model), "base_digest": str(base_digest)}:
+            pass
+        case _:
+            raise BadAdapter(f"{path} needs base_model and base_digest: {hint}")
+    try:
+        is_digest = len(base_digest) == _DIGEST_HEX_LENGTH and bytes.fromhex(base_digest)
+    except ValueError:
+        is_digest = False
+    if not is_digest:
+        raise BadAdapter(f"{path}: base_digest is no SHA-256 in hexadecimal: {hint}")
+    return {"base_model": base_model, "base_digest": base_digest}
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadAdapter(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

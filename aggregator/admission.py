@@ -1,0 +1,158 @@
+"""What a manifest must be to take part in the open round, and why it is refused otherwise.
+
+A manifest is a claim by a device. The checks go from cheap to costly; the first that fails names
+the reason, which travels in the receipt, the counters and the alert.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+
+from transport import frame
+from transport.messages import Manifest
+
+# A loss in nats or a duration beyond these is no measurement, and would only break averages.
+MAX_LOSS = 1e6
+MAX_TRAIN_S = 30 * 86_400.0
+
+
+class Refusal(str, Enum):
+    """Why an update, or part of one, is not let in; the values are identifiers."""
+
+    IDENTITY = "identity"  # the topic's device is not the manifest's
+    RUN = "run"
+    ROUND = "round"  # a round that has not been opened
+    NOT_SELECTED = "not-selected"  # the device was never asked in this round
+    SECOND_UPDATE = "second-update"  # another update of this device counts already
+    BASE_VERSION = "base-version"
+    BASE_MODEL = "base-model"
+    LAYOUT = "layout"
+    CODEC = "codec"
+    EXAMPLES = "examples"
+    NON_FINITE = "non-finite"
+    METRICS = "metrics"  # finite, and still no measurement
+    OVERSIZED = "oversized"
+    SEGMENTS = "segments"  # empty, or shorter than any segment can be
+    UID = "uid"  # the topic's uid is not the hash of the manifest
+    MAGNITUDE = "magnitude"  # the decoded update moves a coordinate absurdly far
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the open round demands of an update.
+
+    Attributes:
+        run: The run's id.
+        round_id: The round; its base version is `round_id - 1`.
+        invited: The devices that were asked in this round.
+        base_digest: SHA-256 of the base model, 32 bytes.
+        layout_digest: SHA-256 of the layout, 32 bytes.
+        codec: The run's codec.
+        update_bytes: Most bytes that all segments together may have.
+        segment_bytes: Most bytes that one segment may have.
+        max_examples: Where the claim of examples is capped.
+    """
+
+    run: str
+    round_id: int
+    invited: AbstractSet[str]
+    base_digest: bytes
+    layout_digest: bytes
+    codec: str
+    update_bytes: int
+    segment_bytes: int
+    max_examples: int
+
+    def weight(self, manifest: Manifest) -> int:
+        """Return the weight that an admitted update has in the mean."""
+        return min(manifest.num_examples, self.max_examples)
+
+
+def is_late(manifest: Manifest, *, client_id: str, terms: Terms) -> bool:
+    """Say whether this belongs to a round of this run that closed before: late, not refused."""
+    return (
+        manifest.client_id == client_id
+        and manifest.run == terms.run
+        and 1 <= manifest.round_id < terms.round_id
+    )
+
+
+def admit(
+    manifest: Manifest, *, uid: str, client_id: str, held_uid: str | None, terms: Terms
+) -> Refusal | None:
+    """Return why this manifest is refused, or None where it is let in.
+
+    Args:
+        manifest: What the device says.
+        uid: The update's name in the topic.
+        client_id: The device in the topic, which the broker has authenticated.
+        held_uid: The update that this device has in this round already, if any.
+        terms: What the round demands.
+    """
+    if manifest.client_id != client_id:
+        return Refusal.IDENTITY
+    if manifest.run != terms.run:
+        return Refusal.RUN
+    if manifest.round_id != terms.round_id:
+        return Refusal.ROUND
+    if client_id not in terms.invited:
+        return Refusal.NOT_SELECTED
+    if held_uid is not None and held_uid != uid:
+        return Refusal.SECOND_UPDATE
+    return (
+        _wrong_terms(manifest, terms)
+        or _wrong_metrics(manifest)
+        or _wrong_segments(manifest, terms)
+        or (Refusal.UID if frame.uid(manifest) != uid else None)
+    )
+
+
+def _wrong_terms(manifest: Manifest, terms: Terms) -> Refusal | None:
+    if manifest.base_version != terms.round_id - 1:
+        return Refusal.BASE_VERSION
+    if manifest.base_digest != terms.base_digest:
+        return Refusal.BASE_MODEL
+    if manifest.layout_digest != terms.layout_digest:
+        return Refusal.LAYOUT
+    if manifest.codec != terms.codec:
+        return Refusal.CODEC
+    return None
+
+
+def _wrong_metrics(manifest: Manifest) -> Refusal | None:
+    evaluation = manifest.evaluation
+    numbers = [manifest.train_loss, manifest.train_s]
+    if evaluation is not None:
+        numbers.append(evaluation.loss)
+    if not all(math.isfinite(number) for number in numbers):
+        return Refusal.NON_FINITE
+    if manifest.num_examples < 1:
+        return Refusal.EXAMPLES
+    if manifest.steps < 0 or not 0 <= manifest.train_s <= MAX_TRAIN_S:
+        return Refusal.METRICS
+    if not 0 <= manifest.train_loss <= MAX_LOSS:
+        return Refusal.METRICS
+    if evaluation is not None and not is_measurement(
+        evaluation.loss, tokens=evaluation.tokens, correct=evaluation.correct
+    ):
+        return Refusal.METRICS
+    return None
+
+
+def is_measurement(loss: float, *, tokens: int, correct: int) -> bool:
+    """Say whether these can be an evaluation: a finite loss ≥ 0, 1 token or more, correct ones."""
+    # The comparison is False for NaN as well.
+    return 0 <= loss <= MAX_LOSS and tokens >= 1 and 0 <= correct <= tokens
+
+
+def _wrong_segments(manifest: Manifest, terms: Terms) -> Refusal | None:
+    if not manifest.segments or any(entry.length < 1 for entry in manifest.segments):
+        return Refusal.SEGMENTS
+    if any(entry.length > terms.segment_bytes for entry in manifest.segments):
+        return Refusal.OVERSIZED
+    if sum(entry.length for entry in manifest.segments) > terms.update_bytes:
+        return Refusal.OVERSIZED
+    return None

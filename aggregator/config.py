@@ -1,0 +1,130 @@
+"""The aggregator's configuration: one frozen value per process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from codec.limits import MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
+from transport.broker import BrokerConfig
+from transport.control import TrainingPlan
+from transport.topics import identifier
+
+# Codecs whose size follows from the layout alone, so that a budget for them would be a mistake.
+DENSE_CODECS = frozenset({"fp32"})
+
+# What the paper's payload has against fp32: 153.6 of 1024 MB (method.md, arXiv 2604.25421).
+DEFAULT_BITS_PER_COORDINATE = 4.8
+
+
+class AggregatorConfig(BaseModel):
+    """One run of one federation, and where its aggregator lives.
+
+    Attributes:
+        initial_adapter: A PEFT folder with `fedfstq.json`; copied to the state folder as version 0
+            when the run begins, and not read again.
+        rounds: Adapter versions to make.
+        goal: Complete updates that close a round at once.
+        quorum: Updates, complete or partial, without which a deadline abandons the round.
+        over_selection: The cohort has ⌈goal · over_selection⌉ devices where so many are online.
+        deadline_s: Seconds from a round's opening to its deadline.
+        min_devices: Devices that must be online before a round opens; None takes the quorum.
+        bits_per_coordinate: Uplink budget of one update; at most one of this and `update_bytes`.
+        update_bytes: The same in bytes, headers of segments counted.
+        segment_bytes: Most bytes that one segment has.
+        server_step: η in Θ ← Θ + η · mean.
+        seed: Seeds the choice of cohorts and the training of devices.
+        final_eval_timeout_s: Seconds that devices have to evaluate the last adapter version.
+        exit_when_finished: The process ends after the last round; otherwise it goes on serving the
+            final adapter.
+        max_examples: Most weight that one device can claim by its number of examples.
+        max_delta_abs: An update that moves any coordinate further than this is refused: LoRA
+            weights are of the order of 0.01 to 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    federation: str
+    client_id: str = "coord"
+    broker: BrokerConfig = BrokerConfig()
+    state_dir: Path
+    initial_adapter: Path
+    rounds: int = Field(ge=1, le=1_000_000)
+    goal: int = Field(ge=1, le=10_000)
+    quorum: int = Field(ge=1, le=10_000)
+    over_selection: float = Field(default=1.3, ge=1.0, le=10.0)
+    deadline_s: float = Field(gt=0, le=30 * 86_400)
+    min_devices: int | None = Field(default=None, ge=1, le=10_000)
+    codec: str = "fstq"
+    bits_per_coordinate: float | None = Field(default=None, gt=0, le=64)
+    update_bytes: int | None = Field(default=None, ge=MIN_SEGMENT_BYTES)
+    segment_bytes: int = Field(default=32_768, ge=MIN_SEGMENT_BYTES, le=MAX_SEGMENT_BYTES)
+    plan: TrainingPlan = TrainingPlan()
+    server_step: float = Field(default=1.0, gt=0, le=100)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    final_eval_timeout_s: float = Field(default=120.0, gt=0)
+    exit_when_finished: bool = False
+    max_examples: int = Field(default=100_000, ge=1)
+    max_delta_abs: float = Field(default=100.0, gt=0, le=1e6)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("federation", "client_id")
+    @classmethod
+    def _identifiers(cls, text: str) -> str:
+        return identifier(text)
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _known_plan_keys(cls, value: object) -> object:
+        # The plan is also a message, and messages ignore what newer writers add; a configuration
+        # must not, or a misspelt learning rate would train at the default one.
+        if isinstance(value, Mapping):
+            known = [field.name for field in fields(TrainingPlan)]
+            for key in value:
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r}; known are {', '.join(known)}")
+            try:
+                return TrainingPlan(**value)
+            except ValidationError as error:
+                wrong = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
+                raise ValueError(wrong) from error
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AggregatorConfig:
+        if self.quorum > self.goal:
+            raise ValueError(f"quorum {self.quorum} is above goal {self.goal}: lower the quorum")
+        if self.bits_per_coordinate is not None and self.update_bytes is not None:
+            raise ValueError("bits_per_coordinate and update_bytes say the same: give one of them")
+        budget = self.bits_per_coordinate is not None or self.update_bytes is not None
+        if self.codec in DENSE_CODECS and budget:
+            raise ValueError(
+                f"codec {self.codec} is dense: its size follows from the adapter, so that "
+                "bits_per_coordinate and update_bytes must be left out"
+            )
+        return self
+
+    @property
+    def devices_to_open(self) -> int:
+        """Devices that must be online before a round opens."""
+        return self.quorum if self.min_devices is None else self.min_devices
+
+    def budget_bytes(self, coordinates: int) -> int | None:
+        """Return the bytes that one update of so many coordinates may take; None for dense."""
+        if self.codec in DENSE_CODECS:
+            return None
+        if self.update_bytes is not None:
+            return self.update_bytes
+        bits = self.bits_per_coordinate or DEFAULT_BITS_PER_COORDINATE
+        return max(MIN_SEGMENT_BYTES, int(coordinates * bits) // 8)

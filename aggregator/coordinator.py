@@ -1,0 +1,257 @@
+"""The aggregator's decisions: rounds, then the final evaluation, and the newest adapter for all.
+
+    state       event                                       next
+    TRAINING    all adapter versions are made               EVALUATING
+    EVALUATING  everybody asked has answered, or timeout    FINISHED
+    FINISHED    anything                                    FINISHED
+
+Pure: messages and `now` come in, outputs go to the shell, which carries them out in order; whatever
+stands behind a durable output happens only when that is on disk. A restart begins at `start` with
+the journal's snapshot; the evaluation's timeout begins again at full length then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from enum import Enum
+
+from aggregator.admission import Refusal, is_measurement
+from aggregator.announcements import AdapterFacts, Announcer, RunFacts
+from aggregator.cohort import Presence
+from aggregator.config import AggregatorConfig
+from aggregator.evaluation import FinalEvaluation, FleetEvaluation
+from aggregator.inbound import Inbound, Unreadable
+from aggregator.journal import Snapshot
+from aggregator.outputs import Finish, JournalEvaluation, Output, Publish, SendAdapter
+from aggregator.repair import Repair
+from aggregator.training import Aggregated, Training, TrainingState
+from transport.control import DeviceStatus, EvalResponse, ServiceState, TrainResponse
+from transport.messages import AdapterWant, Evaluation, Manifest, Segment
+from transport.topics import CoordRun, ModelWant, UpManifest, UpSegment
+from transport.transfer import TransferPolicy
+
+logger = logging.getLogger(__name__)
+
+# The time that the broker needs, after a connection, to tell who is online.
+PRESENCE_S = 2.0
+
+
+class State(Enum):
+    """How far the run is."""
+
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    FINISHED = "finished"
+
+
+class Coordinator:
+    """Runs one run from its first round to its end.
+
+    Args:
+        config: The service's configuration.
+        facts: The run.
+        adapter: The newest adapter version.
+        snapshot: What the journal holds.
+        version: The software's version, for the status.
+        policy: How acknowledgements of segments are gathered.
+    """
+
+    def __init__(
+        self,
+        config: AggregatorConfig,
+        facts: RunFacts,
+        *,
+        adapter: AdapterFacts,
+        snapshot: Snapshot,
+        version: str,
+        policy: TransferPolicy | None = None,
+    ) -> None:
+        self.state = State.TRAINING
+        self._config = config
+        self._run = facts.run
+        self._snapshot = snapshot
+        self._announcer = Announcer(config, facts, version)
+        self._presence = Presence()
+        self._repair = Repair()
+        self._evaluation: FinalEvaluation | None = None
+        self._training = Training(
+            self._announcer,
+            presence=self._presence,
+            adapter=adapter,
+            snapshot=snapshot,
+            policy=policy or TransferPolicy(),
+        )
+
+    @property
+    def adapter(self) -> AdapterFacts:
+        """The newest adapter version that is durable."""
+        return self._training.adapter
+
+    def start(self, now: float) -> list[Output]:
+        """Go on where the journal ends."""
+        outputs = self._training.start(self._snapshot, now=now)
+        if self._training.state is not TrainingState.DONE:
+            return outputs
+        evaluation = self._begin_evaluation(now)
+        evaluation.hold_until(evaluation.deadline)  # until devices can be seen
+        if self._snapshot.finished:
+            self.state = State.FINISHED
+        return outputs
+
+    def connected(self, now: float) -> list[Output]:
+        """Publish everything that stands, since what was published before may be lost."""
+        if self._evaluation is not None:
+            self._evaluation.hold_until(now + PRESENCE_S)
+        return [
+            Publish(CoordRun(), self._announcer.run(), retain=True),
+            self._service_status(),
+            *self._announcer.adapter(self.adapter, self._final_result()),
+            *self._training.reconnected(now),
+        ]
+
+    def disconnected(self) -> None:
+        """Forget who is online: the broker tells it again, and each then gets its command."""
+        self._presence.forget()
+
+    def receive(self, inbound: Inbound, *, now: float) -> list[Output]:
+        """Take a device's message."""
+        client_id = inbound.client_id
+        match inbound.address, inbound.message:
+            case _, (DeviceStatus() | None) as status:
+                return self._device(client_id, status, now=now)
+            case _, TrainResponse() as answer:
+                return self._training.answered(client_id, answer, now=now)
+            case _, EvalResponse() as report:
+                return self._evaluated(client_id, report, now=now)
+            case UpManifest() as address, Manifest() as manifest:
+                self._training.count_up(inbound.packet_bytes)
+                return self._training.announced(address, manifest, now=now)
+            case UpSegment() as address, Segment() as segment:
+                self._training.count_up(inbound.packet_bytes)
+                return self._training.segment(address, segment, now=now)
+            case ModelWant(_, version), AdapterWant(missing):
+                return self._adapter_want(version, missing, now=now)
+        raise AssertionError(f"no message: {type(inbound.message)} at {inbound.address}")
+
+    def unreadable(self, unreadable: Unreadable, *, now: float) -> list[Output]:
+        """Take note of bytes that are no message."""
+        self._training.count_up(unreadable.upload_bytes)
+        return self._training.refuse(
+            unreadable.client_id, unreadable.reason, unreadable.text, now=now
+        )
+
+    def stored(self, segments: Mapping[str, Collection[int]], *, now: float) -> list[Output]:
+        """Take note that these segments (uid → indices) are durable."""
+        return self._training.stored(segments, now=now)
+
+    def aggregated(self, result: Aggregated, *, now: float) -> list[Output]:
+        """Take the next adapter, computed and not yet written."""
+        outputs = self._training.aggregated(result, now=now)
+        if self._training.state is not TrainingState.DONE:
+            return outputs
+        self._begin_evaluation(now)
+        for client_id in self._presence.eligible():
+            outputs += self._ask_to_evaluate(client_id, now=now)
+        return outputs + self._finish_if_over(now)
+
+    def sent(self, packet_bytes: int) -> None:
+        """Count what was published under `flx/`."""
+        self._training.count_down(packet_bytes)
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due; may be called early or late."""
+        return self._training.tick(now) + self._finish_if_over(now)
+
+    def next_wakeup(self) -> float | None:
+        """Return the moment by which `tick` wants to be called."""
+        moments = [self._training.next_wakeup()]
+        if self._evaluation is not None and self.state is State.EVALUATING:
+            moments.append(self._evaluation.next_wakeup())
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _device(self, client_id: str, status: DeviceStatus | None, *, now: float) -> list[Output]:
+        arrived = self._presence.receive(client_id, status)
+        if self.state is State.TRAINING:
+            return self._training.device(client_id, arrived=arrived, now=now)
+        asked = self._ask_to_evaluate(client_id, now=now) if arrived else []
+        return asked + self._finish_if_over(now)
+
+    def _adapter_want(
+        self, version: int, missing: frozenset[int] | None, *, now: float
+    ) -> list[Output]:
+        if version != self.adapter.version:
+            return []  # a device that hears of the newest version will ask for that
+        count = self.adapter.segments
+        wanted = range(count) if missing is None else missing
+        indices = self._repair.due(version, wanted, count=count, now=now)
+        return [SendAdapter(version, indices)] if indices else []
+
+    # The final evaluation -----------------------------------------------------------------------
+
+    def _begin_evaluation(self, now: float) -> FinalEvaluation:
+        self.state = State.EVALUATING
+        wanted = self._config.plan.eval_examples > 0
+        restored = self._snapshot
+        held = restored.evaluations if restored.version == self.adapter.version else {}
+        timeout_s = self._config.final_eval_timeout_s if wanted else 0.0
+        self._evaluation = FinalEvaluation(deadline=now + timeout_s, held=held)
+        return self._evaluation
+
+    def _ask_to_evaluate(self, client_id: str, *, now: float) -> list[Output]:
+        evaluation = self._evaluation
+        if self.state is not State.EVALUATING or evaluation is None:
+            return []
+        remaining_s = evaluation.deadline - now
+        if remaining_s <= 0 or not evaluation.ask(client_id):
+            return []
+        version = self.adapter.version
+        return [self._announcer.evaluate(client_id, version=version, remaining_s=remaining_s)]
+
+    def _evaluated(self, client_id: str, report: EvalResponse, *, now: float) -> list[Output]:
+        wanted = (self._run, self.adapter.version)
+        if self.state is not State.EVALUATING or (report.run, report.version) != wanted:
+            return []
+        assert self._evaluation is not None
+        evaluation: Evaluation | None = None
+        outputs: list[Output] = []
+        if is_measurement(report.loss, tokens=report.tokens, correct=report.correct):
+            evaluation = Evaluation(report.loss, report.tokens, report.correct)
+        elif report.tokens != 0:
+            reason, text = Refusal.METRICS.value, "an evaluation that is none"
+            outputs += self._training.refuse(client_id, reason, text, now=now)
+        if self._evaluation.answered(client_id, evaluation) and evaluation is not None:
+            outputs.append(JournalEvaluation(report.version, client_id, evaluation))
+        return outputs + self._finish_if_over(now)
+
+    def _finish_if_over(self, now: float) -> list[Output]:
+        """Finish the run where nobody's evaluation is awaited any more."""
+        if self.state is not State.EVALUATING or self._evaluation is None:
+            return []
+        if not self._evaluation.is_over(now, has_left=self._presence.has_left):
+            return []
+        self.state = State.FINISHED
+        result = self._final_result()
+        logger.info(
+            "run=%s is finished version=%d loss=%s",
+            self._run,
+            self.adapter.version,
+            result.loss if result else None,
+        )
+        return [
+            Finish(self.adapter.version),
+            self._announcer.model(self.adapter, result),
+            self._service_status(),
+        ]
+
+    def _final_result(self) -> FleetEvaluation | None:
+        finished = self._evaluation is not None and self.state is State.FINISHED
+        return self._evaluation.result() if self._evaluation and finished else None
+
+    def _service_status(self) -> Publish:
+        state = ServiceState.RUNNING
+        if self.state is State.FINISHED:
+            state = ServiceState.FINISHED
+        elif self._training.state is TrainingState.WAITING:
+            state = ServiceState.WAITING
+        return self._announcer.service(state)

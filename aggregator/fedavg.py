@@ -1,0 +1,108 @@
+"""Weighted federated averaging as a pure function of the frozen set.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (2017),
+with the weights renormalised over the updates that arrived (arXiv 2604.25421, server step):
+mean = Σ_k N_k · Δ̃_k / Σ_k N_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregator.admission import Refusal
+from codec.codec import Codec, SumArray
+from codec.errors import CodecError
+from codec.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class ClientUpdate:
+    """What counts of one client update.
+
+    Attributes:
+        uid: The update's name.
+        weight: N_k, the capped number of examples, ≥ 1.
+        segment_count: Segments that the whole update has.
+        segments: Index → bytes of those that were accepted.
+    """
+
+    uid: str
+    weight: int
+    segment_count: int
+    segments: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """The mean of a frozen set.
+
+    Attributes:
+        mean: float64 (layout.size,); zeros where nothing could be decoded.
+        included: The uids that are in the mean, ascending.
+        refused: The uids that are not, each with its typed reason.
+    """
+
+    mean: SumArray
+    included: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+def federated_average(
+    updates: Iterable[ClientUpdate], *, codec: Codec, layout: Layout, max_delta_abs: float
+) -> Average:
+    """Return the weighted mean of the updates that decode; the same input gives the same bytes.
+
+    One update is held at a time, beside two float64 arrays of the layout's size. An update with a
+    segment that does not decode, or that moves a coordinate further than `max_delta_abs`, is left
+    out whole: what else its sender says cannot be trusted either.
+
+    Args:
+        updates: In strictly ascending order of uid, which fixes the order of the float sums.
+        codec: The run's codec.
+        layout: The run's layout.
+        max_delta_abs: Largest |Δ̃| that is believed.
+    """
+    total = np.zeros(layout.size, dtype=np.float64)
+    scratch = np.empty(layout.size, dtype=np.float64)
+    weights = 0
+    included: list[str] = []
+    refused: dict[str, str] = {}
+    last_uid = ""
+    for update in updates:
+        assert update.uid > last_uid, "the frozen set is summed in ascending order of uid"
+        last_uid = update.uid
+        reason = _decode(update, scratch, codec=codec, layout=layout, max_delta_abs=max_delta_abs)
+        if reason is not None:
+            refused[update.uid] = reason
+            continue
+        scratch *= update.weight
+        total += scratch
+        weights += update.weight
+        included.append(update.uid)
+    if weights:
+        total /= weights
+    return Average(mean=total, included=tuple(included), refused=refused)
+
+
+def _decode(
+    update: ClientUpdate, delta: SumArray, *, codec: Codec, layout: Layout, max_delta_abs: float
+) -> str | None:
+    """Write the update's delta into `delta`, or return the reason why it is refused."""
+    delta.fill(0.0)
+    try:
+        codec.accumulate(
+            update.segments,
+            layout=layout,
+            segment_count=update.segment_count,
+            weight=1.0,
+            total=delta,
+        )
+    except CodecError as error:
+        return error.reason
+    largest = max(float(delta.max()), -float(delta.min()))
+    if not np.isfinite(largest):
+        return Refusal.NON_FINITE.value
+    return Refusal.MAGNITUDE.value if largest > max_delta_abs else None

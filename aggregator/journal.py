@@ -1,0 +1,118 @@
+"""What the aggregator keeps on disk, as values: written by the store, read again at a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from transport.control import RoundSummary
+from transport.messages import Evaluation, Manifest, Receipt
+
+
+class RoundState(str, Enum):
+    """How far a round is on disk."""
+
+    OPEN = "open"
+    FROZEN = "frozen"  # which segments count is decided; the new adapter may not be written yet
+    COMMITTED = "committed"  # its adapter version is durable
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a round has cost so far.
+
+    Attributes:
+        bytes_up: Whole MQTT packets of manifests and segments, repeats and refused ones counted.
+        bytes_down: Whole MQTT packets of everything under `flx/` that was published.
+        seconds: Seconds that the round has been on, over restarts.
+        late: Updates that came too late, for this round or while it was open.
+        refused: Reason → count.
+    """
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    late: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One round, as it is continued after a restart.
+
+    Attributes:
+        attempt: 1 for the first opening, one more for each abandonment.
+        cohort: The devices that this attempt has asked.
+        invited: The devices that any attempt has asked: only these may deliver.
+        declined: Those of the cohort that will not train.
+        barred: Those whose update was let in and then did not decode.
+    """
+
+    round_id: int
+    attempt: int = 0
+    state: RoundState = RoundState.OPEN
+    cohort: tuple[str, ...] = ()
+    invited: tuple[str, ...] = ()
+    declined: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """One update of the round that is not committed yet.
+
+    Attributes:
+        held: Indices of the journaled segments.
+        frozen: Indices that count, once the round is frozen.
+    """
+
+    uid: str
+    manifest: Manifest
+    held: frozenset[int]
+    frozen: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettledUpdate:
+    """An update that has had its last word."""
+
+    client_id: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The run of a state folder.
+
+    Attributes:
+        run: 32 hexadecimal digits.
+        epoch: Starts of the aggregator; the newest fences off the others.
+    """
+
+    run: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a restarted aggregator goes on from.
+
+    Attributes:
+        version: The newest committed adapter version; 0 before the first round.
+        round: The round that is not committed, if it has been opened.
+        updates: Its updates.
+        settled: uid → the last word, for all rounds of the run.
+        evaluations: Device → its evaluation of `version`.
+        summaries: One per committed round, in order.
+        finished: The run has ended with `version`.
+    """
+
+    version: int = 0
+    round: RoundRecord | None = None
+    updates: tuple[UpdateRecord, ...] = ()
+    settled: Mapping[str, SettledUpdate] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
+    summaries: tuple[RoundSummary, ...] = ()
+    finished: bool = False

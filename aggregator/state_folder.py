@@ -1,0 +1,152 @@
+"""The aggregator's state folder: locked, opened, and read back to where the last process ended."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aggregator.adapter_folder import (
+    Adapter,
+    BadAdapter,
+    read_adapter,
+    set_current,
+    version_folder,
+    write_atomically,
+    write_version,
+)
+from aggregator.config import AggregatorConfig
+from aggregator.outputs import Commit
+from aggregator.store import ForeignJournal, Store, StoreUnavailable
+from transport import control
+
+JOURNAL_FILE = "journal.sqlite3"
+ROUNDS_FILE = "rounds.jsonl"
+LOCK_FILE = "lock"
+
+
+class StateFolder:
+    """What is durable of one run; made by `open_state_folder`.
+
+    Attributes:
+        store: The journal.
+        snapshot: What the journal held when the folder was opened.
+        adapter: The newest committed adapter version.
+    """
+
+    def __init__(self, config: AggregatorConfig) -> None:
+        self._path = config.state_dir
+        initial = _initial_adapter(config)
+        self.store = Store(self._path / JOURNAL_FILE, identity=_identity(config, initial))
+        try:
+            self.run = self.store.run
+            self.snapshot = self.store.load()
+            version = self.snapshot.version
+            write_version(self._path, 0, initial, run=self.run.run)
+            self.adapter = _read_version(version_folder(self._path, version), initial)
+            set_current(self._path, version)
+            lines = [control.encode(summary) + b"\n" for summary in self.snapshot.summaries]
+            write_atomically(self._path / ROUNDS_FILE, b"".join(lines))
+        except BaseException:
+            self.store.close()
+            raise
+
+    def commit(self, commit: Commit, adapter: Adapter) -> None:
+        """Make a new adapter version durable: folder, `CURRENT`, journal, and the line for people.
+
+        Raises:
+            StoreUnavailable: The disk does not do its work.
+        """
+        try:
+            write_version(self._path, commit.version, adapter, run=self.run.run)
+            set_current(self._path, commit.version)
+            self.store.commit(commit)
+            self.adapter = adapter
+            with (self._path / ROUNDS_FILE).open("ab") as file:
+                file.write(control.encode(commit.summary) + b"\n")
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the journal."""
+        self.store.close()
+
+
+@contextmanager
+def open_state_folder(config: AggregatorConfig) -> Iterator[StateFolder]:
+    """Open the run of the state folder, or begin one where it is empty.
+
+    Raises:
+        BadAdapter: The initial or the newest adapter cannot be used.
+        ForeignJournal: The folder belongs to another run.
+        StoreUnavailable: It cannot be written, or another aggregator uses it.
+    """
+    path = config.state_dir
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be used: {error.strerror}") from error
+    try:
+        _take(lock, path)
+        try:
+            state = StateFolder(config)
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            yield state
+        finally:
+            state.close()
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreUnavailable(
+            f"another aggregator uses {path}: stop it, or choose another state_dir"
+        ) from error
+
+
+def _initial_adapter(config: AggregatorConfig) -> Adapter:
+    """Return version 0: the copy in the state folder, which the configured one must equal."""
+    copy = version_folder(config.state_dir, 0)
+    if not copy.exists():
+        return read_adapter(config.initial_adapter)
+    held = read_adapter(copy)
+    if config.initial_adapter.exists():
+        configured = read_adapter(config.initial_adapter)
+        if (configured.sha256, configured.config) != (held.sha256, held.config):
+            raise ForeignJournal(
+                f"{config.state_dir} holds a run that began from another adapter than "
+                f"{config.initial_adapter}: choose another state_dir for a new run"
+            )
+    return held
+
+
+def _read_version(folder: Path, initial: Adapter) -> Adapter:
+    adapter = read_adapter(folder)
+    if (adapter.layout, adapter.base_digest) != (initial.layout, initial.base_digest):
+        raise BadAdapter(f"{folder} is of another layout or base model than version 0")
+    return adapter
+
+
+def _identity(config: AggregatorConfig, initial: Adapter) -> str:
+    """Return a digest of everything that rounds of one run must have in common."""
+    parts = {
+        "federation": config.federation,
+        "initial_adapter": initial.sha256.hex(),
+        "adapter_config": initial.config,
+        "layout": initial.layout.digest.hex(),
+        "base": initial.base_digest.hex(),
+        "codec": config.codec,
+        "update_bytes": config.budget_bytes(initial.layout.size),
+        "segment_bytes": config.segment_bytes,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

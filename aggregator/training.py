@@ -1,0 +1,496 @@
+"""The rounds of a run, one after the other: cohorts, uploads, closing, and the next version.
+
+    state    event                                             next
+    WAITING  enough devices are online, or a quorum is held    OPEN
+    OPEN     goal, nobody awaited, or deadline with quorum     CLOSING
+    OPEN     deadline without quorum (abandoned)               WAITING, the same round
+    CLOSING  aggregated, fewer than a quorum decode            WAITING, the same round
+    CLOSING  aggregated and committed                          WAITING, the next round
+    CLOSING  the same after the last round                     DONE
+    DONE     anything                                          DONE
+
+Pure. A monotonic clock does not survive a restart, so an open round's deadline begins again at full
+length then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from aggregator.announcements import AdapterFacts, Announcer, round_summary
+from aggregator.bulletin import Bulletin
+from aggregator.cohort import Presence, cohort_size, sample_cohort
+from aggregator.journal import RoundRecord, RoundState, Snapshot
+from aggregator.ledger import Ledger
+from aggregator.outputs import (
+    Aggregate,
+    Commit,
+    Freeze,
+    FrozenUpdate,
+    JournalManifest,
+    JournalSegment,
+    Output,
+    Publish,
+    Reopen,
+    SaveRound,
+)
+from aggregator.refusals import Refusals
+from aggregator.round import (
+    Abandoned,
+    Accepted,
+    Arrived,
+    Closed,
+    Declined,
+    Joined,
+    Round,
+    RoundOutput,
+)
+from aggregator.uploads import (
+    UploadLate,
+    UploadOutput,
+    UploadProgress,
+    UploadRefused,
+    Uploads,
+)
+from transport.control import AlertNotice, RoundSummary, ServiceState, TrainResponse
+from transport.messages import Manifest, ReceiptState, Segment
+from transport.topics import Alert, Down, RoundLast, UpManifest, UpSegment
+from transport.transfer import TransferPolicy
+
+logger = logging.getLogger(__name__)
+
+_ABANDONED = Alert("round-abandoned")
+
+
+class TrainingState(Enum):
+    """What the rounds wait for."""
+
+    WAITING = "waiting"  # for devices
+    OPEN = "open"  # for updates
+    CLOSING = "closing"  # for the shell to make the next adapter
+    DONE = "done"  # all adapter versions are made
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """What came of an `Aggregate`: the next adapter, computed and not yet written.
+
+    Attributes:
+        adapter: The adapter version that it would be.
+        included: The uids whose updates are in it.
+        refused: The uids whose updates do not decode, each with its reason.
+    """
+
+    adapter: AdapterFacts
+    included: Collection[str]
+    refused: Mapping[str, str]
+
+
+class Training:
+    """Runs round after round until the run has all its adapter versions.
+
+    Args:
+        announcer: Writes the run's messages, and knows its configuration.
+        presence: Who is online, kept by the caller.
+        adapter: The newest adapter version.
+        snapshot: What the journal holds.
+        policy: How acknowledgements of segments are gathered.
+    """
+
+    def __init__(
+        self,
+        announcer: Announcer,
+        *,
+        presence: Presence,
+        adapter: AdapterFacts,
+        snapshot: Snapshot,
+        policy: TransferPolicy,
+    ) -> None:
+        self.state = TrainingState.WAITING
+        self.adapter = adapter
+        self.last_summary: RoundSummary | None = None
+        if snapshot.summaries:
+            self.last_summary = snapshot.summaries[-1]
+        self._announcer = announcer
+        self._config = announcer.config
+        self._presence = presence
+        self._refusals = Refusals()
+        self._bulletin = Bulletin()
+        self._ledger = Ledger(snapshot.round or RoundRecord(round_id=adapter.version + 1))
+        self._round: Round | None = None
+        self._frozen: tuple[FrozenUpdate, ...] = ()
+        self._uploads = Uploads(
+            epoch=announcer.facts.epoch,
+            policy=policy,
+            updates=snapshot.updates,
+            settled=snapshot.settled,
+            frozen=self._record.state is RoundState.FROZEN,
+        )
+
+    # What the coordinator calls -----------------------------------------------------------------
+
+    def start(self, snapshot: Snapshot, *, now: float) -> list[Output]:
+        """Go on where the journal ends."""
+        record = self._record
+        if self.adapter.version >= self._config.rounds:
+            self.state = TrainingState.DONE
+            return []
+        if record.state is RoundState.FROZEN:
+            logger.info("round=%d was frozen before the restart", record.round_id)
+            self.state = TrainingState.CLOSING
+            self._ledger.run(now)
+            self._frozen = self._restore_frozen(snapshot)
+            return [Aggregate(self.adapter.version, self._frozen)]
+        if record.cohort:
+            logger.info("round=%d attempt=%d goes on", record.round_id, record.attempt)
+            # No commands yet: each of the cohort gets its own when the broker says who is online.
+            outputs = self._open(record.cohort, now=now)
+            for client_id in record.declined:
+                outputs += self._round_event(Declined(client_id), now=now)
+            return outputs
+        return self._open_if_possible(now)
+
+    def reconnected(self, now: float) -> list[Output]:
+        """Say again what stands: the answers before may have been lost with the connection."""
+        outputs: list[Output] = []
+        if self.last_summary is not None:
+            outputs.append(Publish(RoundLast(), self.last_summary, retain=True))
+        if self._round is not None:
+            outputs.append(self._round_status(now))
+        return outputs + self._translate(self._uploads.reconnected(now), now=now)
+
+    def device(self, client_id: str, *, arrived: bool, now: float) -> list[Output]:
+        """Note that `presence` has changed by this device, which has perhaps just arrived."""
+        match self.state:
+            case TrainingState.WAITING:
+                return self._open_if_possible(now)
+            case TrainingState.OPEN if arrived:
+                assert self._round is not None
+                if client_id in self._round.asked:
+                    return self._commands((client_id,), now=now)
+                return self._fill_cohort(now)
+        return []
+
+    def answered(self, client_id: str, answer: TrainResponse, *, now: float) -> list[Output]:
+        """Take a device's word on whether it trains; who declines is replaced."""
+        current = (answer.run, answer.round_id) == (
+            self._announcer.facts.run,
+            self._record.round_id,
+        )
+        if self._round is None or self.state is not TrainingState.OPEN or not current:
+            return []
+        if answer.accepted:
+            return self._accepted(client_id, now=now)
+        if client_id not in self._round.cohort:
+            return []
+        logger.info(
+            "declined round=%d client=%s: %.200s", answer.round_id, client_id, answer.reason
+        )
+        self._ledger.decline(client_id)
+        # Replaced before it is counted out, so that the round does not close for want of others.
+        outputs = self._fill_cohort(now, leaving=client_id)
+        outputs += self._round_event(Declined(client_id), now=now)
+        return [SaveRound(self._ledger.current(now)), *outputs]
+
+    def _accepted(self, client_id: str, *, now: float) -> list[Output]:
+        """Count a device in again that declined an earlier attempt a moment too late."""
+        if client_id not in self._record.declined:
+            return []
+        self._ledger.accept(client_id)
+        outputs = self._round_event(Accepted(client_id), now=now)
+        return [SaveRound(self._ledger.current(now)), *outputs]
+
+    def announced(self, address: UpManifest, manifest: Manifest, *, now: float) -> list[Output]:
+        """Take the manifest of an update."""
+        terms = self._announcer.terms(self._record)
+        answers = self._uploads.announced(address, manifest, terms=terms, now=now)
+        return self._translate_and_save(answers, now=now)
+
+    def segment(self, address: UpSegment, segment: Segment, *, now: float) -> list[Output]:
+        """Take a segment of an update."""
+        answers = self._uploads.segment(address, segment, now=now)
+        return self._translate_and_save(answers, now=now)
+
+    def stored(self, segments: Mapping[str, Collection[int]], *, now: float) -> list[Output]:
+        """Take note that these segments (uid → indices) are durable."""
+        outputs: list[Output] = []
+        for uid, indices in segments.items():
+            outputs += self._translate(self._uploads.stored(uid, indices, now=now), now=now)
+        return outputs
+
+    def aggregated(self, result: Aggregated, *, now: float) -> list[Output]:
+        """Take the next adapter, or open the round again where too few updates were any good."""
+        assert self.state is TrainingState.CLOSING
+        outputs: list[Output] = []
+        for uid, reason in sorted(result.refused.items()):
+            client_id = self._uploads.client_of(uid)
+            self._ledger.bar((client_id,))
+            outputs += self.refuse(client_id, reason, f"update {uid} does not decode", now=now)
+        if len(result.included) < self._config.quorum:
+            return outputs + self._reopen(result, now=now)
+        return outputs + self._commit(result, now=now)
+
+    def refuse(self, client_id: str, reason: str, text: str, *, now: float) -> list[Output]:
+        """Count what was not let in, and tell operators where a notice is due."""
+        self._ledger.count_refused(reason)
+        return [*self._refusals.record(reason, client_id=client_id, text=text, now=now)]
+
+    def count_up(self, packet_bytes: int) -> None:
+        """Count bytes that came as part of an upload, whatever becomes of them."""
+        self._ledger.count_up(packet_bytes)
+        self._bulletin.changed()
+
+    def count_down(self, packet_bytes: int) -> None:
+        """Count bytes that were published under `flx/`."""
+        self._ledger.count_down(packet_bytes)
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due; may be called early or late."""
+        outputs: list[Output] = [*self._translate(self._uploads.tick(now), now=now)]
+        if self._round is not None and self.state is TrainingState.OPEN:
+            outputs += self._after_round(self._round.tick(now), now=now)
+        outputs += self._refusals.tick(now)
+        if self._round is not None and self._bulletin.is_due(now):
+            outputs.append(self._round_status(now))
+        return outputs
+
+    def next_wakeup(self) -> float | None:
+        """Return the moment by which `tick` wants to be called."""
+        moments = [self._uploads.next_wakeup(), self._refusals.next_wakeup()]
+        if self._round is not None:
+            moments += [self._round.next_wakeup(), self._bulletin.next_wakeup()]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    # Opening ------------------------------------------------------------------------------------
+
+    def _open_if_possible(self, now: float) -> list[Output]:
+        """Open the round, for the first time or again, where there is anybody to wait for."""
+        arrived = self._uploads.arrived()
+        eligible = self._presence.eligible()
+        enough = len(eligible) >= self._config.devices_to_open
+        attempt = self._record.attempt + 1
+        cohort = self._sample(attempt, busy=len(arrived), exclude=arrived) if enough else ()
+        if not cohort and len(arrived) < self._config.quorum:
+            reason = f"{len(eligible)} of {self._config.devices_to_open} devices online"
+            return [self._announcer.service(ServiceState.WAITING, reason)]
+        self._ledger.attempt(cohort)
+        outputs = self._open(cohort, now=now)
+        return [
+            SaveRound(self._ledger.current(now)),
+            *self._commands(cohort, now=now),
+            *outputs,
+        ]
+
+    def _open(self, cohort: tuple[str, ...], *, now: float) -> list[Output]:
+        """Begin an attempt whose record is made, with its deadline at full length."""
+        self.state = TrainingState.OPEN
+        self._ledger.run(now)
+        self._round = Round(
+            goal=self._config.goal,
+            quorum=self._config.quorum,
+            deadline=now + self._config.deadline_s,
+            arrived=self._uploads.arrived(),
+        )
+        record = self._record
+        names = ",".join(cohort)
+        logger.info("round=%d attempt=%d opens cohort=%s", record.round_id, record.attempt, names)
+        decided = self._round.receive(Joined(cohort), now=now)
+        outputs = [self._announcer.service(ServiceState.RUNNING), self._round_status(now)]
+        return outputs + self._after_round(decided, now=now)
+
+    def _fill_cohort(self, now: float, *, leaving: str | None = None) -> list[Output]:
+        """Ask more devices, where fewer are training than the goal needs and others are online."""
+        assert self._round is not None
+        busy = (self._round.cohort | self._uploads.arrived().keys()) - {leaving}
+        exclude = busy | self._round.asked
+        joining = self._sample(self._record.attempt, busy=len(busy), exclude=exclude)
+        if not joining:
+            return []
+        self._ledger.ask(joining)
+        decided = self._round.receive(Joined(joining), now=now)
+        self._bulletin.changed()
+        return [
+            SaveRound(self._ledger.current(now)),
+            *self._commands(joining, now=now),
+            *self._after_round(decided, now=now),
+        ]
+
+    def _sample(self, attempt: int, *, busy: int, exclude: Collection[str]) -> tuple[str, ...]:
+        config = self._config
+        return sample_cohort(
+            self._presence.eligible(),
+            size=cohort_size(config.goal, over_selection=config.over_selection) - busy,
+            seed=config.seed,
+            round_id=self._record.round_id,
+            attempt=attempt,
+            exclude={*exclude, *self._record.barred},
+        )
+
+    def _commands(self, client_ids: Collection[str], *, now: float) -> list[Output]:
+        """Ask devices of the cohort to train, but for those that have delivered or declined."""
+        if self._round is None or self.state is not TrainingState.OPEN:
+            return []
+        arrived = self._uploads.arrived()
+        remaining_s = self._round.deadline - now
+        round_id = self._record.round_id
+        return [
+            self._announcer.train(client_id, round_id=round_id, remaining_s=remaining_s)
+            for client_id in client_ids
+            if client_id in self._round.cohort and not arrived.get(client_id, False)
+        ]
+
+    # Closing ------------------------------------------------------------------------------------
+
+    def _round_event(self, event: Accepted | Arrived | Declined, *, now: float) -> list[Output]:
+        if self._round is None:
+            return []
+        self._bulletin.changed()
+        return self._after_round(self._round.receive(event, now=now), now=now)
+
+    def _after_round(self, decided: list[RoundOutput], *, now: float) -> list[Output]:
+        outputs: list[Output] = []
+        for decision in decided:
+            match decision:
+                case Closed(reason):
+                    outputs += self._close(reason.value, now=now)
+                case Abandoned(arrived):
+                    outputs += self._abandon(arrived, now=now)
+        return outputs
+
+    def _abandon(self, arrived: int, *, now: float) -> list[Output]:
+        text = (
+            f"round {self._record.round_id} was abandoned at its deadline: "
+            f"{arrived} of {self._config.quorum} updates; it is opened again"
+        )
+        logger.warning("%s", text)
+        status = self._round_status(now)
+        record = self._leave_round(now)
+        notice = AlertNotice(severity="warning", text=text, count=record.attempt)
+        return [
+            SaveRound(record),
+            status,
+            Publish(_ABANDONED, notice, retain=True),
+            *self._open_if_possible(now),
+        ]
+
+    def _close(self, reason: str, *, now: float) -> list[Output]:
+        self._frozen = self._uploads.freeze(self._announcer.terms(self._record))
+        round_id = self._record.round_id
+        logger.info("round=%d closes reason=%s updates=%d", round_id, reason, len(self._frozen))
+        self.state = TrainingState.CLOSING
+        return [
+            self._round_status(now),
+            Freeze(self._ledger.mark(RoundState.FROZEN, now=now), self._frozen),
+            Aggregate(self.adapter.version, self._frozen),
+        ]
+
+    def _reopen(self, result: Aggregated, *, now: float) -> list[Output]:
+        """Go on with the same round, without the updates that do not decode."""
+        logger.warning(
+            "round=%d is opened again: %d of %d updates decode",
+            self._record.round_id,
+            len(result.included),
+            self._config.quorum,
+        )
+        clients = {uid: self._uploads.client_of(uid) for uid in result.refused}
+        receipts = self._uploads.thaw(result.refused)
+        return [
+            Reopen(self._leave_round(now), receipts),
+            *(Publish(Down(clients[uid], uid), receipts[uid]) for uid in sorted(receipts)),
+            *self._open_if_possible(now),
+        ]
+
+    def _commit(self, result: Aggregated, *, now: float) -> list[Output]:
+        """Let the new adapter version stand, and go on to the next round."""
+        included = [update for update in self._frozen if update.uid in set(result.included)]
+        receipts = self._uploads.receipts(included, result.refused)
+        late = sum(receipt.state is ReceiptState.LATE for receipt in receipts.values())
+        record = self._ledger.mark(RoundState.COMMITTED, now=now)
+        summary = round_summary(
+            self._config,
+            self._announcer.facts,
+            record,
+            included=included,
+            late=late + record.tally.late,
+            manifests=self._uploads.manifests(),
+            evaluations=self._uploads.evaluations(refused=result.refused),
+        )
+        logger.info(
+            "round=%d is in version=%d participants=%d loss=%s",
+            summary.round_id,
+            summary.version,
+            summary.participants,
+            summary.eval_loss,
+        )
+        self.adapter, self.last_summary = result.adapter, summary
+        self._leave_round(now)
+        self._ledger = Ledger(RoundRecord(round_id=summary.version + 1))
+        cleared = [Publish(_ABANDONED, None, retain=True)] if record.attempt > 1 else []
+        return [
+            Commit(record, summary.version, receipts, summary),
+            *self._translate(self._uploads.committed(receipts), now=now),
+            *self._announcer.adapter(self.adapter, None),
+            Publish(RoundLast(), summary, retain=True),
+            *cleared,
+            *self._next(now),
+        ]
+
+    def _next(self, now: float) -> list[Output]:
+        if self.adapter.version < self._config.rounds:
+            return self._open_if_possible(now)
+        self.state = TrainingState.DONE
+        return []
+
+    # Small things -------------------------------------------------------------------------------
+
+    @property
+    def _record(self) -> RoundRecord:
+        return self._ledger.record
+
+    def _leave_round(self, now: float) -> RoundRecord:
+        self.state, self._round, self._frozen = TrainingState.WAITING, None, ()
+        return self._ledger.leave(now)
+
+    def _round_status(self, now: float) -> Output:
+        assert self._round is not None
+        self._bulletin.told(now)
+        remaining_s = self._round.deadline - now
+        return self._announcer.round(self._record, self._round, remaining_s=remaining_s)
+
+    def _translate_and_save(self, answers: list[UploadOutput], *, now: float) -> list[Output]:
+        outputs = self._translate(answers, now=now)
+        if any(isinstance(output, JournalManifest | JournalSegment) for output in outputs):
+            outputs.append(SaveRound(self._ledger.current(now)))
+        return outputs
+
+    def _translate(self, answers: list[UploadOutput], *, now: float) -> list[Output]:
+        outputs: list[Output] = []
+        for answer in answers:
+            match answer:
+                case UploadProgress(client_id, complete):
+                    outputs += self._round_event(Arrived(client_id, complete), now=now)
+                    if self.state is TrainingState.WAITING:
+                        outputs += self._open_if_possible(now)
+                case UploadRefused(client_id, reason, text):
+                    outputs += self.refuse(client_id, reason, text, now=now)
+                case UploadLate():
+                    self._ledger.count_late()
+                case _:
+                    outputs.append(answer)
+        return outputs
+
+    def _restore_frozen(self, snapshot: Snapshot) -> tuple[FrozenUpdate, ...]:
+        terms = self._announcer.terms(self._record)
+        return tuple(
+            FrozenUpdate(
+                uid=update.uid,
+                weight=terms.weight(update.manifest),
+                segment_count=len(update.manifest.segments),
+                accepted=update.frozen,
+            )
+            for update in sorted(snapshot.updates, key=lambda update: update.uid)
+            if update.frozen
+        )

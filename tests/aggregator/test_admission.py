@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aggregator.admission import Refusal, Terms, admit, is_late, is_measurement
+from transport import frame
+from transport.messages import Evaluation, Manifest, SegmentEntry
+from transport.topics import identifier
+
+RUN = "a" * 32
+
+
+@pytest.fixture
+def manifest(update_maker: Any) -> Manifest:
+    return update_maker(client_id="dev", run=RUN, round_id=3).manifest
+
+
+@pytest.fixture
+def terms(layout: Any, base_digest: Any) -> Terms:
+    return Terms(
+        run=RUN,
+        round_id=3,
+        invited=frozenset({"dev", "other"}),
+        base_digest=base_digest,
+        layout_digest=layout.digest,
+        codec="fp32",
+        update_bytes=10_000,
+        segment_bytes=256,
+        max_examples=5,
+    )
+
+
+def verdict(
+    manifest: Any, terms: Any, *, client_id: Any = "dev", uid: Any = None, held_uid: Any = None
+) -> Refusal | None:
+    uid = frame.uid(manifest) if uid is None else uid
+    return admit(manifest, uid=uid, client_id=client_id, held_uid=held_uid, terms=terms)
+
+
+def test_what_belongs_is_let_in(manifest: Any, terms: Any) -> None:
+    assert verdict(manifest, terms) is None
+    assert verdict(manifest, terms, held_uid=frame.uid(manifest)) is None
+    assert verdict(replace(manifest, evaluation=None), terms) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"client_id": "other"}, Refusal.IDENTITY),
+        ({"run": "b" * 32}, Refusal.RUN),
+        ({"round_id": 4}, Refusal.ROUND),
+        ({"base_version": 1}, Refusal.BASE_VERSION),
+        ({"base_digest": bytes(32)}, Refusal.BASE_MODEL),
+        ({"layout_digest": bytes(32)}, Refusal.LAYOUT),
+        ({"codec": "fstq"}, Refusal.CODEC),
+        ({"num_examples": 0}, Refusal.EXAMPLES),
+        ({"train_loss": float("nan")}, Refusal.NON_FINITE),
+        ({"train_s": float("inf")}, Refusal.NON_FINITE),
+        ({"evaluation": Evaluation(float("nan"), 1, 1)}, Refusal.NON_FINITE),
+        ({"evaluation": Evaluation(1.0, 1, 2)}, Refusal.METRICS),
+        ({"train_loss": -1.0}, Refusal.METRICS),
+        ({"steps": -1}, Refusal.METRICS),
+        ({"train_s": 1e9}, Refusal.METRICS),
+        ({"segments": ()}, Refusal.SEGMENTS),
+        ({"segments": (SegmentEntry(0, bytes(32)),)}, Refusal.SEGMENTS),
+        ({"segments": (SegmentEntry(257, bytes(32)),)}, Refusal.OVERSIZED),
+        ({"segments": (SegmentEntry(256, bytes(32)),) * 40}, Refusal.OVERSIZED),
+    ],
+)
+def test_what_does_not_belong_is_refused_with_its_reason(
+    manifest: Any, terms: Any, changes: Any, reason: Any
+) -> None:
+    changed = replace(manifest, **changes)
+    uid = "0" * 32  # the hash is the costliest check and comes last
+    assert verdict(changed, terms, uid=uid) is reason
+
+
+def test_a_device_that_was_not_asked_is_refused(manifest: Any, terms: Any) -> None:
+    assert verdict(manifest, replace(terms, invited=frozenset())) is Refusal.NOT_SELECTED
+
+
+def test_another_update_of_the_same_device_is_refused(manifest: Any, terms: Any) -> None:
+    assert verdict(manifest, terms, held_uid="1" * 32) is Refusal.SECOND_UPDATE
+
+
+def test_a_uid_that_is_not_the_manifest_s_is_refused(manifest: Any, terms: Any) -> None:
+    assert verdict(manifest, terms, uid="0" * 32) is Refusal.UID
+
+
+def test_only_earlier_rounds_of_this_run_are_late(manifest: Any, terms: Any) -> None:
+    earlier = replace(manifest, round_id=2)
+    assert is_late(earlier, client_id="dev", terms=terms)
+    assert not is_late(manifest, client_id="dev", terms=terms)
+    assert not is_late(earlier, client_id="other", terms=terms)
+    assert not is_late(replace(earlier, run="b" * 32), client_id="dev", terms=terms)
+
+
+def test_the_claim_of_examples_is_capped(manifest: Any, terms: Any) -> None:
+    assert terms.weight(replace(manifest, num_examples=4)) == 4
+    assert terms.weight(replace(manifest, num_examples=400)) == 5
+
+
+def test_a_measurement_is_finite_and_counts_tokens() -> None:
+    assert is_measurement(0.0, tokens=1, correct=0)
+    assert not is_measurement(float("nan"), tokens=1, correct=0)
+    assert not is_measurement(1.0, tokens=0, correct=0)
+    assert not is_measurement(-0.1, tokens=1, correct=0)
+
+
+def test_every_reason_can_stand_in_a_topic() -> None:
+    for reason in Refusal:
+        assert identifier(f"refused-{reason.value}")

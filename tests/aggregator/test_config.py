@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from aggregator.config import AggregatorConfig
+
+LEAST = {
+    "federation": "lab",
+    "state_dir": "/tmp/state",
+    "initial_adapter": "/tmp/adapter",
+    "rounds": 3,
+    "goal": 4,
+    "quorum": 2,
+    "deadline_s": 60,
+}
+
+
+def config(**changes: Any) -> AggregatorConfig:
+    return AggregatorConfig.model_validate(LEAST | changes)
+
+
+def test_the_least_configuration_has_the_defaults_of_the_paper() -> None:
+    least = config()
+    assert (least.codec, least.budget_bytes(1000)) == ("fstq", 600)
+    assert least.devices_to_open == 2
+    assert config(min_devices=4).devices_to_open == 4
+
+
+def test_the_budget_is_in_bits_or_in_bytes() -> None:
+    assert config(bits_per_coordinate=2).budget_bytes(1000) == 250
+    assert config(bits_per_coordinate=0.01).budget_bytes(1000) == 64
+    assert config(update_bytes=777).budget_bytes(1000) == 777
+    assert config(codec="fp32").budget_bytes(1000) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"quorum": 5}, "lower the quorum"),
+        ({"update_bytes": 900, "bits_per_coordinate": 2}, "give one of them"),
+        ({"codec": "fp32", "update_bytes": 900}, "dense"),
+        ({"plan": {"learning_rat": 0.1}}, "learning_rat"),
+        ({"federation": "My Lab"}, "a-z"),
+        ({"client_id": ""}, "a-z"),
+        ({"rounds": 0}, "rounds"),
+        ({"deadline_s": 0}, "deadline_s"),
+        ({"goals": 3}, "goals"),
+        ({"plan": "fast"}, "plan"),
+        ({"plan": {"local_steps": "many"}}, "local_steps"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error_that_names_it(changes: Any, hint: Any) -> None:
+    with pytest.raises(ValidationError, match=hint):
+        config(**changes)
+
+
+def test_it_survives_the_way_through_json() -> None:
+    first = config(plan={"local_steps": 3}, broker={"host": "example", "port": 8883})
+    assert AggregatorConfig.model_validate_json(first.model_dump_json()) == first

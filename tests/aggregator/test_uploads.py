@@ -1,0 +1,191 @@
+"""The receiving half for many devices; every message twice, late, or after a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import aggregator.uploads as uploads_file
+from aggregator.admission import Terms
+from aggregator.journal import UpdateRecord
+from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
+from aggregator.uploads import UploadLate, UploadProgress, UploadRefused, Uploads
+from transport.messages import Have, ReceiptState, Segment, Want
+from transport.topics import Down, UpManifest, UpSegment
+from transport.transfer import TransferPolicy
+
+RUN = "a" * 32
+
+
+@pytest.fixture
+def terms(layout: Any, base_digest: Any) -> Terms:
+    return Terms(
+        run=RUN,
+        round_id=2,
+        invited=frozenset({"a", "b"}),
+        base_digest=base_digest,
+        layout_digest=layout.digest,
+        codec="fp32",
+        update_bytes=10_000,
+        segment_bytes=256,
+        max_examples=100,
+    )
+
+
+@pytest.fixture
+def update(update_maker: Any) -> Any:
+    return update_maker(client_id="a", run=RUN, round_id=2)
+
+
+def make(**changes: Any) -> Any:
+    return Uploads(epoch=3, policy=TransferPolicy(), **changes)
+
+
+def announce(uploads: Any, update: Any, terms: Any, *, client_id: Any = "a", now: Any = 0.0) -> Any:
+    address = UpManifest(client_id, update.uid)
+    return uploads.announced(address, update.manifest, terms=terms, now=now)
+
+
+def send(uploads: Any, update: Any, index: Any, *, client_id: Any = "a", now: Any = 0.0) -> Any:
+    address = UpSegment(client_id, update.uid, index)
+    return uploads.segment(address, Segment(update.bodies[index]), now=now)
+
+
+def store_all(uploads: Any, update: Any) -> Any:
+    for index in range(len(update.bodies)):
+        send(uploads, update, index)
+    return uploads.stored(update.uid, range(len(update.bodies)), now=0.0)
+
+
+def test_a_manifest_is_journaled_and_answered_with_what_is_held(update: Any, terms: Any) -> None:
+    uploads = make()
+    have = Publish(Down("a", update.uid), Have(3, frozenset(), len(update.bodies)))
+    assert announce(uploads, update, terms) == [
+        JournalManifest(update.uid, update.manifest),
+        have,
+    ]
+    assert announce(uploads, update, terms) == [have]
+
+
+def test_a_segment_is_journaled_once_and_told_when_it_is_durable(update: Any, terms: Any) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    assert send(uploads, update, 1) == [JournalSegment(update.uid, 1, update.bodies[1])]
+    assert send(uploads, update, 1) == []
+    assert uploads.arrived() == {}
+    assert uploads.stored(update.uid, {1}, now=0.0) == [UploadProgress("a", complete=False)]
+    assert uploads.arrived() == {"a": False}
+    wakeup = uploads.next_wakeup()
+    assert uploads.tick(wakeup) == [
+        Publish(Down("a", update.uid), Have(3, frozenset({1}), len(update.bodies)))
+    ]
+
+
+def test_all_segments_make_an_update_complete(update: Any, terms: Any) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    assert store_all(uploads, update)[-1] == UploadProgress("a", complete=True)
+    assert uploads.arrived() == {"a": True}
+
+
+def test_after_a_restart_the_journaled_segments_are_held(update: Any, terms: Any) -> None:
+    record = UpdateRecord(update.uid, update.manifest, frozenset({0, 2}))
+    uploads = make(updates=[record])
+    (answer,) = announce(uploads, update, terms)
+    assert answer.message.accepted == {0, 2}
+    assert uploads.reconnected(0.0) == [answer]
+
+
+def test_what_no_manifest_names_is_asked_for_seldom(
+    update: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = make()
+    assert send(uploads, update, 0) == [Publish(Down("a", update.uid), Want(3))]
+    assert send(uploads, update, 1, now=1.9) == []
+    assert send(uploads, update, 1, now=2.0) == [Publish(Down("a", update.uid), Want(3))]
+    monkeypatch.setattr(uploads_file, "MAX_ANSWERS", 1)
+    assert send(uploads, update, 1, now=2.1, client_id="a") == []
+    assert uploads.stored(update.uid, {0}, now=0.0) == []
+
+
+def test_another_device_s_update_cannot_be_added_to(update: Any, terms: Any) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    (refused,) = send(uploads, update, 0, client_id="b")
+    assert (refused.client_id, refused.reason) == ("b", "identity")
+    answers = announce(uploads, update, terms, client_id="b")
+    assert answers[-1].reason == "identity"
+
+
+def test_a_frozen_round_lets_nothing_in_and_answers_nothing(
+    update: Any, update_maker: Any, terms: Any
+) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    send(uploads, update, 0)
+    uploads.stored(update.uid, {0}, now=0.0)
+    (frozen,) = uploads.freeze(terms)
+    assert frozen == FrozenUpdate(update.uid, 10, len(update.bodies), frozenset({0}))
+    assert send(uploads, update, 1) == []
+    assert uploads.stored(update.uid, {1}, now=0.0) == []
+    assert announce(uploads, update, terms) == []
+    assert uploads.reconnected(0.0) == uploads.tick(99.0) == []
+    assert uploads.next_wakeup() is None
+    other = update_maker(client_id="b", run=RUN, round_id=2)
+    (receipt, late) = announce(uploads, other, terms, client_id="b")
+    assert (receipt.message.state, late) == (ReceiptState.LATE, UploadLate("b"))
+
+
+def test_the_last_word_is_settled_only_by_the_commit(
+    update: Any, update_maker: Any, terms: Any
+) -> None:
+    uploads = make()
+    other = update_maker(client_id="b", run=RUN, round_id=2)
+    announce(uploads, update, terms)
+    announce(uploads, other, terms, client_id="b")
+    store_all(uploads, update)
+    frozen = uploads.freeze(terms)
+    receipts = uploads.receipts(frozen, {})
+    assert {uid: receipt.state for uid, receipt in receipts.items()} == {
+        update.uid: ReceiptState.ACCEPTED,
+        other.uid: ReceiptState.LATE,
+    }
+    told = uploads.committed(receipts)
+    assert [publish.address.client_id for publish in told] == ["a", "b"]
+    assert uploads.manifests() == {}
+    assert announce(uploads, update, terms) == [told[0]]
+    assert send(uploads, update, 0) == [told[0]]
+
+
+def test_a_refused_update_leaves_room_for_no_other_word(update: Any, terms: Any) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    store_all(uploads, update)
+    uploads.freeze(terms)
+    assert uploads.evaluations() == [update.manifest.evaluation]
+    assert uploads.evaluations(refused={update.uid}) == []
+    assert uploads.receipts([], {update.uid: "corrupt"})[update.uid].reason == "corrupt"
+    receipts = uploads.thaw({update.uid: "corrupt"})
+    assert receipts[update.uid].state is ReceiptState.REFUSED
+    (answer,) = announce(uploads, update, terms)
+    assert answer.message == receipts[update.uid]
+
+
+def test_an_update_of_a_closed_round_is_late_each_time_and_counted_once(
+    update_maker: Any, terms: Any
+) -> None:
+    uploads = make()
+    old = update_maker(client_id="a", run=RUN, round_id=1)
+    first = announce(uploads, old, terms)
+    assert [type(output) for output in first] == [Publish, UploadLate]
+    assert announce(uploads, old, terms) == first[:1]
+
+
+def test_a_refusal_is_answered_each_time(update_maker: Any, terms: Any) -> None:
+    uploads = make()
+    wrong = update_maker(client_id="a", run=RUN, round_id=2, base_digest=bytes(32))
+    for _ in range(2):
+        receipt, refused = announce(uploads, wrong, terms)
+        assert receipt.message.reason == "base-model"
+        assert isinstance(refused, UploadRefused)
