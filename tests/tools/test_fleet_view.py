@@ -1,0 +1,83 @@
+from tools.fleet_view import FleetView
+from transport import control, topics
+from transport.topics import Topics
+
+NAMES = Topics("f")
+
+
+def summary(round_id: int, *, eval_loss: float | None = 2.0) -> control.RoundSummary:
+    return control.RoundSummary(
+        run="r", round_id=round_id, version=round_id, participants=2, complete=2, partial=0, late=0,
+        seconds=1.0, bytes_up=100, bytes_up_payload=90, bytes_up_fp32=1000, bytes_down=50,
+        train_loss=2.0, eval_version=round_id - 1, eval_loss=eval_loss, eval_accuracy=0.5,
+        eval_tokens=10, refused={},
+    )  # fmt: skip
+
+
+def receive(view: FleetView, address: topics.Address, message: object) -> None:
+    view.receive(NAMES.topic(address), control.encode(message))
+
+
+def test_a_device_is_what_its_topics_said_last() -> None:
+    view = FleetView(NAMES)
+    status = control.DeviceStatus(control.DeviceState.TRAINING, "s", round_id=3)
+    receive(view, topics.DeviceTopic("a", "status"), status)
+    progress = control.Progress(round_id=3, step=2, steps=10)
+    receive(view, topics.DeviceTopic("a", "progress"), progress)
+    telemetry = control.Telemetry(ts=1.0, ram_used_mb=100)
+    receive(view, topics.DeviceTopic("a", "telemetry"), telemetry)
+    profile = control.DeviceProfile(
+        board="b", agent_version="0", python="3", torch="2", cuda="", ram_mb=1, examples=1,
+        heldout_examples=1, base_digest="00",
+    )  # fmt: skip
+    receive(view, topics.DeviceTopic("a", "info"), profile)
+    device = view.devices["a"]
+    assert (device.status, device.progress) == (status, progress)
+    assert (device.telemetry, device.profile) == (telemetry, profile)
+
+
+def test_bytes_are_summed_over_rounds_and_a_repeated_summary_counts_once() -> None:
+    view = FleetView(NAMES)
+    for round_id in (1, 2, 2):
+        receive(view, topics.RoundLast(), summary(round_id))
+    assert (view.bytes_up, view.bytes_up_fp32) == (200, 2000)
+
+
+def test_the_loss_of_a_version_comes_from_the_round_that_trained_from_it_or_from_the_model() -> (
+    None
+):
+    view = FleetView(NAMES)
+    receive(view, topics.RoundLast(), summary(1, eval_loss=2.5))
+    model = control.ModelStatus(run="r", version=1, sha256="", bytes=1, segments=1, eval_loss=2.25)
+    receive(view, topics.Model(), model)
+    assert [view.loss_of(version) for version in (0, 1, 2)] == [2.5, 2.25, None]
+
+
+def test_service_run_round_and_alerts_are_kept_and_an_empty_alert_clears() -> None:
+    view = FleetView(NAMES)
+    service = control.ServiceStatus(control.ServiceState.RUNNING, "s", "0.1")
+    run = control.RunAnnouncement("r", "b", "d", "l", "fstq", 5, None, 1, control.TrainingPlan())
+    now = control.RoundStatus("r", 1, control.RoundPhase.OPEN, 60.0, 4, 4, 2, 0, 0, 0, 0, 0)
+    alert = control.AlertNotice("warning", "text")
+    receive(view, topics.CoordStatus(), service)
+    receive(view, topics.CoordRun(), run)
+    receive(view, topics.RoundNow(), now)
+    receive(view, topics.Alert("x"), alert)
+    assert (view.service, view.run, view.round) == (service, run, now)
+    assert view.alerts == {"x": alert}
+    view.receive(NAMES.topic(topics.Alert("x")), b"")
+    assert view.alerts == {}
+
+
+def test_what_cannot_be_read_is_counted_and_changes_nothing() -> None:
+    view = FleetView(NAMES)
+    view.receive("fl/v1/other/round", b"{}")
+    view.receive(NAMES.topic(topics.RoundNow()), b"{}")
+    view.receive(NAMES.topic(topics.RoundNow()), b"\xff")
+    assert (view.malformed, view.round) == (3, None)
+
+
+def test_commands_that_pass_by_are_no_news() -> None:
+    view = FleetView(NAMES)
+    view.receive(NAMES.topic(topics.Command("a", "train", "1")), b"anything")
+    assert view.malformed == 0
