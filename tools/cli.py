@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -122,6 +123,7 @@ def adapter(
     from agent.adapter import AdapterError, make_initial_adapter
     from agent.base import BaseError
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to each other
     if out.exists():
         fail(ExitCode.USAGE, f"{out} exists: name a new folder, or remove it first")
     try:

@@ -14,6 +14,11 @@ def bytes_text(count: float) -> str:
     raise AssertionError("unreachable: the last unit takes everything")
 
 
+def count_text(count: int, noun: str) -> str:
+    """Return a number of things: 1 and "round" → "1 round", 2 → "2 rounds"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def loss_text(loss: float | None) -> str:
     """Return a loss in nats with three decimals, or nothing where there is none."""
     return "" if loss is None else f"{loss:.3f}"

@@ -117,6 +117,19 @@ def test_modules_that_the_model_has_not_are_refused_and_leave_it_usable() -> Non
     assert AdaptedModel(base, config_text()).layout.size == 72
 
 
+def test_a_module_that_cannot_be_adapted_leaves_those_before_it_as_they_were() -> None:
+    """PEFT finds out in the middle; what it left there was in the way of every later adapter."""
+    base = tiny()
+    ids = torch.tensor([[1, 2, 3]])
+    before, names = base(input_ids=ids).logits, [name for name, _ in base.named_modules()]
+    targets = [name for name in names if name.endswith("q_proj")]
+    with pytest.raises(AdapterError, match="not supported"):
+        AdaptedModel(base, config_text(target_modules=[*targets, "act_fn"]))
+    assert [name for name, _ in base.named_modules()] == names
+    assert torch.equal(base(input_ids=ids).logits, before)
+    assert AdaptedModel(base, config_text()).layout.size == 72
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -41,7 +41,10 @@ def test_what_is_no_database_is_refused_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"no database" * 100)
     with pytest.raises(DatabaseError, match="move it away"):
         Database(tmp_path / "d")
-    with pytest.raises(DatabaseError, match="cannot be used"):
+
+
+def test_a_disk_that_cannot_be_used_now_is_no_damaged_database(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
         Database(tmp_path / "missing" / "d")
 
 

@@ -101,6 +101,10 @@ def test_cuda_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         ("config.json", b"{", "cannot be loaded"),
         ("config.json", b'{"model_type": "unheard-of"}', "cannot be loaded"),
         ("tokenizer.json", b"{}", "its tokenizer cannot be loaded"),
+        ("tokenizer.json", b"nonsense", "its tokenizer cannot be loaded"),
+        ("tokenizer.json", b'{"version": "1.0", "model": 3}', "its tokenizer cannot be loaded"),
+        ("config.json", b"[]", "cannot be loaded"),
+        ("config.json", b'{"model_type": "llama", "hidden_size": "x"}', "cannot be loaded"),
     ],
 )
 def test_broken_model_is_told_in_one_line(
@@ -126,4 +130,20 @@ def test_tokenizer_of_another_model_is_told(
         lambda *_args, **_options: AutoModelForCausalLM.from_config(config),
     )
     with pytest.raises(BaseError, match="do not belong together"):
+        load(configured(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_memory_that_is_short_is_no_fault_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It may fit after a while, where a bad model never would."""
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(type(error), match="memory"):
         load(configured(tmp_path))

@@ -385,3 +385,42 @@ def test_a_bounded_number_of_settled_rounds_is_remembered(box: Box) -> None:
         upload = box.outbox.commit(box.leave(round_id))
         box.settle(upload, 0, state=ReceiptState.ACCEPTED)
     assert box.outbox.settled_rounds() == {2, SETTLED_KEPT + 1}
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "not finite"])
+def test_a_damaged_residual_is_dropped_and_the_others_stay(
+    box: Box, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """A residual that no task can read would fail every round that is still to come."""
+    for round_id in (1, 2):
+        box.settle(box.outbox.commit(box.leave(round_id)), state=ReceiptState.LATE)
+    first = box.folder / "residuals" / box.files("residuals")[0]
+    match damage:
+        case "missing":
+            first.unlink()
+        case "short":
+            first.write_bytes(first.read_bytes()[:-4])
+        case _:
+            first.write_bytes(np.full(len(box.delta(1)), np.nan, dtype="<f4").tobytes())
+    np.testing.assert_array_equal(box.residual(), box.delta(2))
+    assert "damaged" in caplog.text
+    assert len(box.files("residuals")) == 1
+    (box.folder / "residuals" / box.files("residuals")[0]).unlink()
+    assert box.outbox.residual_file() is None
+    assert box.reopen().residual_file() is None
+
+
+def test_a_payload_of_a_settled_round_is_of_no_use(box: Box) -> None:
+    """As a trainer that runs as a service leaves, when it ends after its round."""
+    box.settle(box.outbox.commit(box.leave(1)), state=ReceiptState.LATE)
+    with pytest.raises(UnusablePayload, match="settled"):
+        box.outbox.commit(box.leave(1))
+    assert box.files("payloads") == []
+
+
+def test_a_payload_under_another_rounds_name_is_of_no_use(box: Box) -> None:
+    box.outbox.commit(box.leave(1))
+    path = box.outbox.payload_file(box.small.RUN, 2)
+    box.small.leave_payload(path, box.delta(1), round_id=1)
+    assert len(box.reopen().waiting()) == 1
+    assert not path.exists()

@@ -49,6 +49,7 @@ class Notes:
         self.published: list[Publication] = []
         self.filters: set[str] = set()
         self.error: Exception | None = None
+        self.max_packet_bytes = 4096
 
     def publish(self, publication: Publication) -> None:
         if self.error:
@@ -76,11 +77,12 @@ class Device:
                 "client_id": "dev-1",
                 "state_dir": folder,
                 "data": {"train": "/t"},
-                "broker": {"max_packet_bytes": 4096},
             }
         )
         self.link = Notes()
         self.tasks: list[Task] = []
+        self.ends: list[bool] = []
+        self.too_long = False
         self.outbox = Outbox(folder, client_id="dev-1")
         self.session = Session(
             "dev-1",
@@ -97,13 +99,19 @@ class Device:
             outbox=self.outbox,
             adapters=AdapterStore(folder / "adapters", kept=2),
             session=self.session,
-            give_task=self.tasks.append,
+            give_task=self.give,
+            end_trainer=lambda: self.ends.append(True),
             root=folder,
         )
         self.do(self.session.connected(0.0))
         self.do(self.session.announced(small.announcement(segment_bytes=9999), now=0.0))
         hello = TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex())
         self.do(self.session.trainer_ready(hello, now=0.0))
+
+    def give(self, task: Task) -> None:
+        if self.too_long:
+            raise ValueError("a line of 9999999 bytes")
+        self.tasks.append(task)
 
     def do(self, outputs: list[Any]) -> None:
         self.performer.perform(outputs, now=0.0)
@@ -204,6 +212,22 @@ def test_a_payload_that_is_damaged_is_trained_again(device: Device) -> None:
     device.do(device.session.trained(TrainResult(task.task_id, task.payload_file), now=0.0))
     device.do(device.session.tick(100.0))
     assert device.tasks == [task, task]
+
+
+def test_a_task_that_is_too_long_for_a_line_is_declined(device: Device) -> None:
+    device.too_long = True
+    device.command()
+    device.fetch(0)
+    response = control.decode(TrainResponse, device.link.last("rsp/train/1").payload)
+    assert (response.accepted, response.reason) == (False, "oversized")
+    assert device.session.state is DeviceState.IDLE
+
+
+def test_a_trainer_that_hangs_is_ended(device: Device) -> None:
+    device.command()
+    device.fetch(0)
+    device.do(device.session.tick(1e6))
+    assert device.ends == [True]
 
 
 def test_an_update_whose_bytes_are_lost_is_given_up(device: Device) -> None:

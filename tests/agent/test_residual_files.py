@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.residual_files import left_behind, merge_residuals, write_residual
+from agent.residual_files import left_behind, read_residual, write_residual
 from codec.codec import Budget
 from codec.errors import InvalidInput
 from codec.registry import codec_named
@@ -40,10 +40,17 @@ def test_a_codec_that_nobody_knows_is_the_callers_fault(small: Any) -> None:
         left_behind({}, accepted=(), codec="zip", layout=small.LAYOUT, decay=1.0)
 
 
-def test_residuals_add_up_and_a_damaged_one_is_left_out(tmp_path: Path, delta: Any) -> None:
-    paths = [tmp_path / name for name in "abc"]
-    write_residual(paths[0], delta)
-    write_residual(paths[1], delta[:-1])
-    write_residual(paths[2], delta)
-    np.testing.assert_array_equal(merge_residuals(paths), delta + delta)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+def test_a_residual_is_read_whole_and_finite_or_not_at_all(tmp_path: Path, delta: Any) -> None:
+    path = tmp_path / "a"
+    write_residual(path, delta)
+    read = read_residual(path, size=len(delta))
+    assert read is not None
+    np.testing.assert_array_equal(read, delta)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert read_residual(path, size=len(delta) - 1) is None
+    path.write_bytes(delta.tobytes() + b"\0")
+    assert read_residual(path, size=len(delta)) is None
+    delta[3] = np.nan
+    write_residual(path, delta)
+    assert read_residual(path, size=len(delta)) is None
+    assert read_residual(tmp_path / "missing", size=len(delta)) is None

@@ -216,6 +216,35 @@ def test_a_second_agent_in_the_same_folder_ends_at_once(
     assert agent_process.stop() == ExitCode.OK
 
 
+def test_a_second_signal_breaks_no_farewell_off(aggregator: Any, agent_process: Any) -> None:
+    agent_process.script('{"deaf": true}')
+    agent_process.start()
+    aggregator.until(lambda: ("idle", 0) in aggregator.states)
+    aggregator.begin()
+    aggregator.until(lambda: aggregator.profiles)
+    process = agent_process.process
+    process.send_signal(signal.SIGINT)
+    aggregator.until(lambda: aggregator.states[-1] == ("offline", 0))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == ExitCode.OK
+    assert "Traceback" not in agent_process.log()
+
+
+def test_a_trainer_that_hangs_is_killed_and_its_task_done_again(
+    aggregator: Any, agent_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_process.silence_s = 1.0
+    agent_process.start()
+    aggregator.begin()
+    aggregator.until(lambda: aggregator.profiles)
+    trainer = trainer_of(agent_process.process.pid)
+    os.kill(trainer, signal.SIGSTOP)
+    aggregator.command_train(1)
+    aggregator.until(lambda: aggregator.manifests)
+    assert not Path(f"/proc/{trainer}").exists()
+    assert agent_process.stop() == ExitCode.OK
+
+
 def test_a_refused_login_ends_the_agent(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 

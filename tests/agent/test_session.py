@@ -14,6 +14,7 @@ from agent.job import JobPolicy
 from agent.outputs import (
     BeginRun,
     CommitPayload,
+    EndTrainer,
     Output,
     PublishProfile,
     PublishProgress,
@@ -366,7 +367,9 @@ def test_a_repeated_command_is_answered_and_trains_once(device: Device) -> None:
     outputs = device.command(1)
     assert kinds(outputs) == ["Respond", "SendManifest"]
     device.receipt(update)
-    assert kinds(device.command(1)) == ["Respond"]
+    assert device.command(1) == [
+        Respond(TrainResponse(device.small.RUN, 1, accepted=False, reason="settled"))
+    ]
     assert len(device.all(StartTraining)) == 1
 
 
@@ -490,6 +493,14 @@ def test_an_evaluation_that_cannot_be_made_has_no_tokens(device: Device) -> None
     assert (response.tokens, response.reason) == (0, "memory")
 
 
+def test_a_version_older_than_those_held_can_be_worked_with(device: Device) -> None:
+    for version in (4, 5, 3):
+        device.evaluate(version)
+        device.store(version)
+        device.fail(retryable=False)
+    assert [task.adapter.version for task in device.all(StartEvaluation)] == [4, 5, 3]
+
+
 def test_training_and_evaluation_wait_for_each_other(device: Device) -> None:
     device.evaluate(0)
     device.store(0)
@@ -543,6 +554,31 @@ def test_a_trainer_that_dies_of_its_task_every_time_is_spared(device: Device) ->
         device.now += 100.0
         device.do(device.session.trainer_ready(device.hello, now=device.now))
     assert device.all(Respond)[-1].response.reason == "trainer-lost"
+
+
+def test_a_trainer_that_says_nothing_for_long_is_ended(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    began, silence_s = device.now, JobPolicy().silence_s
+    device.now += silence_s - 1
+    progress = TaskProgress(f"train-{device.small.RUN}-1", 1, 2, 1.0, 1.0)
+    device.do(device.session.task_progress(progress, now=device.now))
+    assert device.sleep() == [EndTrainer()]
+    assert device.now == began + 2 * silence_s - 1
+    assert device.do(device.session.tick(device.now)) == []
+    device.do(device.session.trainer_gone(device.now))
+    device.sleep()
+    device.do(device.session.trainer_ready(device.hello, now=device.now))
+    assert len(device.all(StartTraining)) == 2
+    assert device.all(EndTrainer) == [EndTrainer()]
+
+
+def test_a_trainer_without_a_task_may_be_silent(device: Device) -> None:
+    update = device.train_round(1)
+    device.receipt(update)
+    device.now += 1e6
+    assert device.do(device.session.tick(device.now)) == []
+    assert device.session.next_wakeup() is None
 
 
 def test_a_lost_trainer_stops_no_upload(device: Device) -> None:

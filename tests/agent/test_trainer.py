@@ -374,6 +374,61 @@ def test_configuration_that_is_none_is_one_clear_line_and_exit_code_78() -> None
         assert len(done.stderr.splitlines()) == 1
 
 
+FAKE_TORCH = """
+import pathlib, time
+pathlib.Path(__file__).with_name("begun").touch()
+try:
+    time.sleep({seconds})
+except BaseException:
+    raise ImportError("cannot load module more than once per process") from None
+raise ImportError("libcudart.so.12: cannot open shared object file")
+"""
+
+
+def fake_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
+    (folder / "fake").mkdir()
+    (folder / "fake" / "torch.py").write_text(FAKE_TORCH.format(seconds=seconds))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "fake"))
+
+
+@pytest.mark.parametrize("how", ["leash", "signal"])
+def test_an_end_in_the_middle_of_an_import_is_an_end_like_others(
+    start: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Imports turn exceptions into others: torch was said to be missing, with a traceback."""
+    fake_torch(tmp_path, monkeypatch, seconds=60)
+    trainer = start()
+    wait_until((tmp_path / "fake" / "begun").exists)
+    if how == "leash":
+        assert trainer.process.stdin
+        trainer.process.stdin.close()
+    else:
+        trainer.process.send_signal(signal.SIGTERM)
+    code, stderr = trainer.ended()
+    assert code == 0
+    assert "Error" not in stderr
+
+
+def test_torch_that_cannot_be_loaded_is_one_clear_line_and_exit_code_78(
+    start: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch(tmp_path, monkeypatch, seconds=0)
+    code, stderr = start().ended()
+    assert code == 78
+    assert "libcudart.so.12" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_socket_that_cannot_be_bound_is_one_clear_line_and_exit_code_75(
+    start: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    (tmp_path / "state" / "trainer.sock" / "in the way").mkdir(parents=True)
+    code, stderr = start().ended()
+    assert code == 75
+    assert "trainer.sock: cannot be used" in stderr
+    assert "Traceback" not in stderr
+
+
 class Listener:
     """A desk on a socket, with a thread that accepts."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import random
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,3 +203,44 @@ def test_closing_ends_an_open_connection(client: Any, service: socket.socket) ->
         running.client.close()
         assert connection.recv(1) == b""
         running.client.send(TrainResult("t", Path("/p")))
+
+
+HANGING = CHILD.replace("print(connection.recv(1), file=sys.stderr)", "threading.Event().wait()")
+
+
+@pytest.mark.parametrize("how", ["killed", "takes no task"])
+def test_a_child_that_hangs_is_killed_and_started_again(
+    client: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("agent.trainer_client._SEND_TIMEOUT_S", 1)
+    running = client(program=HANGING.format(code=0))
+    first = running.next()
+    if how == "killed":
+        running.client.kill()
+    else:
+        long = TaskFailed("t", "r", "x" * 900_000, retryable=True)
+        running.client.send(long)
+    assert running.next() == TrainerGone()
+    second = running.next()
+    assert isinstance(first, FromTrainer)
+    assert isinstance(second, FromTrainer)
+    assert first.message.pid != second.message.pid
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen, refusals = subprocess.Popen, [OSError(12, "no memory for a process")]
+
+    def refusing(*args: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return popen(*args, **options)
+
+    monkeypatch.setattr("agent.trainer_client.subprocess.Popen", refusing)
+    running = client(program=CHILD.format(code=0))
+    assert isinstance(running.next(), FromTrainer)
+
+
+def test_killing_without_a_trainer_does_nothing(client: Any) -> None:
+    client("service").client.kill()

@@ -1,6 +1,7 @@
 """Tasks in, payloads and evaluations out, and a typed reason where there is neither."""
 
 import dataclasses
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from agent.tuner import TaskCancelled, Tuner
 from codec.layout import Layout
 from codec.update import decode
 from transport.control import TrainingPlan
+from transport.messages import Evaluation
 
 pytestmark = pytest.mark.torch
 BASE = Path(__file__).parents[2] / "tools" / "base"
@@ -293,7 +295,8 @@ def test_residual_of_another_layout_is_refused(
 ) -> None:
     (tmp_path / "r").write_bytes(b"1234")
     answer = refused(tuner, changed(task, residual_file=tmp_path / "r"))
-    assert (answer.reason, answer.retryable) == ("residual", False)
+    # The agent drops what is damaged before it asks again.
+    assert (answer.reason, answer.retryable) == ("residual", True)
 
 
 def test_examples_without_a_target_in_reach_are_refused(loaded: Loaded, task: TrainTask) -> None:
@@ -359,3 +362,34 @@ def test_evaluation_of_another_base_is_refused_and_without_rows_has_no_tokens(
         evaluation_of(task), plan=dataclasses.replace(PLAN, eval_examples=0)
     )
     assert tuner.evaluate(without) == EvalResult("eval-1", loss=0.0, tokens=0, correct=0)
+
+
+def test_held_out_loss_that_is_none_is_not_told(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter version may have diverged; neither message nor payload may hold such a number."""
+    monkeypatch.setattr(
+        tuner_module, "evaluate", lambda *_args, **_options: Evaluation(float("nan"), 9, 3)
+    )
+    nothing = EvalResult("eval-1", loss=0.0, tokens=0, correct=0)
+    assert tuner.evaluate(evaluation_of(task)) == nothing
+    assert isinstance(tuner.train(task, on_step=quietly), TrainResult)
+    assert read_header(task.payload_file).evaluation is None
+
+
+def test_nothing_of_training_is_held_while_the_update_is_encoded(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients and moments would be four adapters more beside the encoder."""
+    held: list[bool] = []
+
+    def encode(*_args: object, **_options: object) -> tuple[bytes, ...]:
+        assert tuner._model is not None
+        held.append(any(p.grad is not None for p in tuner._model.parameters))
+        held.append(any(isinstance(each, torch.optim.Optimizer) for each in gc.get_objects()))
+        return (b"segment",)
+
+    monkeypatch.setattr(tuner_module, "_encode", encode)
+    gc.collect()
+    tuner.train(task, on_step=quietly)
+    assert held == [False, False]

@@ -1,6 +1,6 @@
 import pytest
 
-from tools.units import bytes_text, loss_text, ratio_text
+from tools.units import bytes_text, count_text, loss_text, ratio_text
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,11 @@ def test_a_loss_has_three_decimals_and_an_absent_one_is_blank() -> None:
 
 def test_a_ratio_says_how_many_times_and_survives_nothing() -> None:
     assert (ratio_text(46, 4), ratio_text(1, 0)) == ("11.5 times", "without end")
+
+
+def test_one_thing_is_singular() -> None:
+    assert [count_text(count, "round") for count in (0, 1, 2)] == [
+        "0 rounds",
+        "1 round",
+        "2 rounds",
+    ]

@@ -147,7 +147,7 @@ def _headline(view: FleetView) -> str:
 
 def _table(view: FleetView) -> Table:
     table = Table(expand=False)
-    for column in ("device", "state", "step", "loss", "segments", "sent", "RAM"):
+    for column in ("device", "state", "step", "loss", "segments", "sent"):
         table.add_column(column, justify="left" if column in {"device", "state"} else "right")
     for client_id in sorted(view.devices):
         table.add_row(*_row(view.devices[client_id]))
@@ -156,10 +156,9 @@ def _table(view: FleetView) -> Table:
 
 def _row(device: DeviceView) -> tuple[str, ...]:
     state = device.status.state.value if device.status else "?"
-    ram = device.telemetry.ram_used_mb if device.telemetry else None
     progress = device.progress
     if progress is None:
-        return (device.client_id, state, "", "", "", "", _ram_text(ram))
+        return (device.client_id, state, "", "", "", "")
     return (
         device.client_id,
         state,
@@ -167,9 +166,4 @@ def _row(device: DeviceView) -> tuple[str, ...]:
         loss_text(progress.loss),
         f"{progress.segments_accepted}/{progress.segments}",
         bytes_text(progress.bytes_sent),
-        _ram_text(ram),
     )
-
-
-def _ram_text(ram_mb: int | None) -> str:
-    return "" if ram_mb is None else f"{ram_mb} MB"

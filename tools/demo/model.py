@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.demo.errors import BadInput
 from tools.demo.options import ALPHA, PLAN, RANK
@@ -12,6 +13,8 @@ from tools.demo.report import Score
 
 # Rows that go through the model together: enough to keep two cores busy, some MB of activations.
 _ROWS_AT_ONCE = 16
+# Most held-out rows of one device that are evaluated: a large file should not take minutes.
+_ROWS = 256
 
 
 def make_adapter(model: str, out: Path) -> None:
@@ -23,6 +26,8 @@ def make_adapter(model: str, out: Path) -> None:
     from agent.adapter import AdapterError, make_initial_adapter
     from agent.base import BaseError
 
+    # Deprecations that libraries announce to each other are nothing to this command's user.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         make_initial_adapter(
             model, out, rank=RANK, alpha=ALPHA, target_modules="all-linear", seed=0
@@ -40,26 +45,27 @@ def evaluate_adapter(
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     from agent.adapter import load_peft_folder
     from agent.base import locate_base
     from agent.data import load_examples
-    from agent.evaluate import evaluate
+    from agent.evaluate import chosen, evaluate
     from agent.tokens import tokenize
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # Threads that wait for each other on cores that others use as well take ten times as long.
+    torch.set_num_threads(1)
     folder = locate_base(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    devices = [
-        [row.cut(PLAN.max_tokens) for row in tokenize(load_examples(path), tokenizer)]
-        for path in heldout
-    ]
+    devices = []
+    for path in heldout:
+        rows = chosen(tokenize(load_examples(path), tokenizer), _ROWS)
+        devices.append([row.cut(PLAN.max_tokens) for row in rows])
 
-    def scores(evaluated: object) -> list[Score]:
-        import types
-
-        evaluated = types.SimpleNamespace(base=evaluated, device=torch.device("cpu"))
+    def scores(evaluated: Any) -> list[Score]:
         found = [evaluate(evaluated, rows, rows_at_once=_ROWS_AT_ONCE) for rows in devices]
         return [Score(each.loss, each.correct / each.tokens, each.tokens) for each in found]
 

@@ -13,10 +13,10 @@ BASE_FOLDER = Path(__file__).resolve().parent.parent / "base"
 # What the demo trains with: chosen so that five rounds of four devices end well within 90 s on two
 # cores and the held-out loss falls clearly on every device; docs/demo.md has the figures.
 PLAN = TrainingPlan(
-    local_steps=10,
+    local_steps=8,
     batch_size=8,
     max_tokens=128,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
     eval_examples=24,
 )
 RANK = 8

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tools.units import bytes_text, loss_text, ratio_text
+from tools.units import bytes_text, count_text, loss_text, ratio_text
 from transport.control import RoundSummary
 
 
@@ -105,7 +105,7 @@ def print_summary(report: Report, console: Console) -> None:
     console.print(_table(report))
     ratio = ratio_text(report.uplink_bytes_fp32, report.uplink_bytes)
     sent, dense = bytes_text(report.uplink_bytes), bytes_text(report.uplink_bytes_fp32)
-    played = f"{report.rounds} rounds, {report.agents} devices"
+    played = f"{count_text(report.rounds, 'round')}, {count_text(report.agents, 'device')}"
     lines = [
         f"uplink: {sent} as sent; dense fp32 FedAvg-LoRA would have sent {dense}, {ratio} as much",
         f"{played}, codec {report.codec}, broker {report.broker}, {report.wall_s:.1f} s",

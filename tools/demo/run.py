@@ -21,9 +21,10 @@ from tools.demo.model import make_adapter
 from tools.demo.options import FEDERATION, DemoOptions
 from tools.demo.outcome import report_of
 from tools.demo.processes import Processes
-from tools.demo.report import print_summary
+from tools.demo.report import Report, print_summary
 from tools.demo.workspace import Device, Workspace, lay_out_data, prepare_folder, write_configs
 from tools.fleet_view import FleetView
+from tools.units import count_text
 from transport.broker import BrokerConfig
 from transport.control import ServiceState
 from transport.errors import LinkError
@@ -53,7 +54,10 @@ def run_demo(options: DemoOptions) -> ExitCode:
     devices = lay_out_data(workspace, options)
     broker = choose(options.broker, workspace.broker)
     display: Display = LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
-    display.note(f"{len(devices)} devices, {options.rounds} rounds; logs in {workspace.logs}")
+    display.note(
+        f"{count_text(len(devices), 'device')}, {count_text(options.rounds, 'round')};"
+        f" logs in {workspace.logs}"
+    )
     for device in devices:
         display.note(f"  {device.client_id}: {device.about}")
     make_adapter(options.base_model, workspace.initial_adapter)
@@ -73,7 +77,12 @@ def run_demo(options: DemoOptions) -> ExitCode:
         started_s=started,
     )
     workspace.report.write_text(report.to_json() + "\n", encoding="utf-8")
-    if options.as_json:
+    return conclude(report, console, as_json=options.as_json)
+
+
+def conclude(report: Report, console: Console, *, as_json: bool) -> ExitCode:
+    """Print the report, and return the exit code that it deserves."""
+    if as_json:
         sys.stdout.write(report.to_json() + "\n")
     else:
         print_summary(report, console)
