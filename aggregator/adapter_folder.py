@@ -133,6 +133,29 @@ def set_current(state_dir: Path, version: int) -> None:
     write_atomically(state_dir / CURRENT_FILE, f"{version}\n".encode())
 
 
+def prune_versions(state_dir: Path, *, newest: int, keep: int) -> None:
+    """Remove the folders of adapter versions that nobody needs any more.
+
+    The initial adapter stays, since a restart reads it, and so do the newest versions up to the one
+    that `CURRENT` names; a folder above that may be a version whose commit was cut short.
+
+    Args:
+        state_dir: The state folder.
+        newest: The committed version, which `CURRENT` names.
+        keep: How many of the newest stay, ≥ 1.
+    """
+    assert keep >= 1
+    for folder in sorted((state_dir / "adapters").iterdir()):
+        if folder.name.isdecimal() and 0 < int(folder.name) <= newest - keep:
+            # Renamed first: whoever looks sees a whole version or none, also after a crash here.
+            half = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(half, ignore_errors=True)
+            folder.rename(half)
+            shutil.rmtree(half)
+        elif folder.name.startswith(".") and folder.name.endswith(".partial"):
+            shutil.rmtree(folder)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file as a whole."""
     temporary = path.with_name(f".{path.name}.partial")

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
-from transport import frame
+from transport import frame, limits
 from transport.messages import Manifest
 
 # A loss in nats or a duration beyond these is no measurement, and would only break averages.
@@ -144,8 +144,9 @@ def _wrong_metrics(manifest: Manifest) -> Refusal | None:
 
 def is_measurement(loss: float, *, tokens: int, correct: int) -> bool:
     """Say whether these can be an evaluation: a finite loss ≥ 0, 1 token or more, correct ones."""
-    # The comparison is False for NaN as well.
-    return 0 <= loss <= MAX_LOSS and tokens >= 1 and 0 <= correct <= tokens
+    # The comparison is False for NaN as well. JSON's integers have no bound, SQLite's have one.
+    is_possible = 1 <= tokens <= limits.MAX_COUNT and 0 <= correct <= tokens
+    return is_possible and 0 <= loss <= MAX_LOSS
 
 
 def _wrong_segments(manifest: Manifest, terms: Terms) -> Refusal | None:

@@ -100,7 +100,8 @@ class Announcer:
         return Terms(
             run=self.facts.run,
             round_id=record.round_id,
-            invited=frozenset(record.invited),
+            # One that was barred could reopen the round with each further update.
+            invited=frozenset(record.invited) - frozenset(record.barred),
             base_digest=self.facts.base_digest,
             layout_digest=self.facts.layout.digest,
             codec=self.config.codec,
@@ -188,11 +189,9 @@ def round_summary(
 ) -> RoundSummary:
     """Return what a round gave and cost.
 
-    `bytes_up` counts the whole MQTT packets of manifests and segments that reached the aggregator,
-    repeats and refused ones too; not acknowledgements, keepalives, TLS or TCP, and nothing that
-    was lost on the way. `bytes_up_fp32` is what the same participants' segments would take in the
-    `fp32` codec, exactly; it leaves out manifests, frames, MQTT headers and repeats, so that a
-    saving computed from the two is understated.
+    `RoundSummary` says what each number of bytes counts. `bytes_up_fp32` leaves out manifests,
+    frames, topics and repeats, which `bytes_up` has, so that a saving computed from the two is
+    understated; neither is what zstd would make of fp32.
 
     Args:
         config: The service's configuration.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from transport.control import DeviceState, DeviceStatus
 
@@ -18,45 +19,72 @@ class Presence:
     """The devices of a federation, as their retained statuses tell."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, DeviceStatus] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._silent: set[str] = set()
 
     def receive(self, client_id: str, status: DeviceStatus | None) -> bool:
         """Take a device's status, and say whether it has just arrived and may need its command.
 
-        A device arrives when it comes online, is resumed, or was restarted (a new session) while
-        nobody saw it go.
+        A device arrives when it comes online, is resumed, was restarted (a new session) while
+        nobody saw it go, or was silent.
 
         Args:
             client_id: The device.
             status: None where its retained status was cleared: the device is forgotten.
         """
-        before = self._statuses.get(client_id)
+        was_silent = self.heard(client_id)
+        before = self._seen.get(client_id)
         if status is None:
-            self._statuses.pop(client_id, None)
+            self._seen.pop(client_id, None)
             return False
-        if before is None and len(self._statuses) >= MAX_DEVICES:
+        if before is None and len(self._seen) >= MAX_DEVICES:
             return False
-        self._statuses[client_id] = status
-        if not _takes_part(status):
+        self._seen[client_id] = seen = _Seen(status.state, status.session)
+        if not seen.takes_part:
             return False
-        return before is None or not _takes_part(before) or before.session != status.session
+        is_known = before is not None and before.takes_part and before.session == seen.session
+        return was_silent or not is_known
+
+    def heard(self, client_id: str) -> bool:
+        """Note a sign of life, and say whether the device was silent until now."""
+        was_silent = client_id in self._silent
+        self._silent.discard(client_id)
+        return was_silent
+
+    def fell_silent(self, client_ids: Iterable[str]) -> None:
+        """Note that these did not answer: a retained status may be all that is left of them."""
+        self._silent.update(client_ids)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """The devices that did not answer when they were asked last."""
+        return frozenset(self._silent)
 
     def forget(self) -> None:
         """Forget everybody: the connection is lost, and the broker will tell again."""
-        self._statuses.clear()
+        self._seen.clear()
+        self._silent.clear()
 
     def has_left(self, client_id: str) -> bool:
         """Say whether the device, or its last will, said goodbye; False where nothing is known."""
-        status = self._statuses.get(client_id)
-        return status is not None and status.state in _GONE
+        seen = self._seen.get(client_id)
+        return seen is not None and seen.state in _GONE
 
     def eligible(self) -> tuple[str, ...]:
         """Return the devices that may be asked to train: online and not paused; sorted."""
-        return tuple(sorted(name for name, status in self._statuses.items() if _takes_part(status)))
+        return tuple(sorted(name for name, seen in self._seen.items() if seen.takes_part))
 
 
-def _takes_part(status: DeviceStatus) -> bool:
-    return status.state not in _GONE and status.state is not DeviceState.PAUSED
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is kept of a status; the rest is for people, and a device may write it long."""
+
+    state: DeviceState
+    session: str
+
+    @property
+    def takes_part(self) -> bool:
+        return self.state not in _GONE and self.state is not DeviceState.PAUSED
 
 
 def cohort_size(goal: int, *, over_selection: float) -> int:
@@ -75,15 +103,26 @@ def sample_cohort(
     round_id: int,
     attempt: int,
     exclude: Collection[str] = (),
+    last: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return up to `size` devices, uniformly without replacement, and the same for the same seed.
 
     Every device has a pseudo-random rank in a round and attempt, and the lowest ranks are taken:
     a device that comes online later moves nobody else, so filling a cohort up is fair as well.
+
+    Args:
+        eligible: Whom to choose from.
+        size: The most to choose.
+        seed: The run's seed.
+        round_id: The round.
+        attempt: The attempt at it.
+        exclude: Whom not to choose.
+        last: Whom to choose only where the others are too few.
     """
 
-    def rank(client_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{round_id}/{attempt}/{client_id}".encode()).digest()
+    def rank(client_id: str) -> tuple[bool, bytes]:
+        text = f"{seed}/{round_id}/{attempt}/{client_id}"
+        return client_id in last, hashlib.sha256(text.encode()).digest()
 
     candidates = sorted(set(eligible) - set(exclude), key=rank)
     return tuple(sorted(candidates[: max(0, size)]))

@@ -24,6 +24,9 @@ from transport.topics import identifier
 # Codecs whose size follows from the layout alone, so that a budget for them would be a mistake.
 DENSE_CODECS = frozenset({"fp32"})
 
+# [bytes] What a packet needs besides a segment: MQTT's header, the longest topic and the frame's.
+PACKET_OVERHEAD_BYTES = 256
+
 # What the paper's payload has against fp32: 153.6 of 1024 MB (method.md, arXiv 2604.25421).
 DEFAULT_BITS_PER_COORDINATE = 4.8
 
@@ -39,6 +42,10 @@ class AggregatorConfig(BaseModel):
         quorum: Updates, complete or partial, without which a deadline abandons the round.
         over_selection: The cohort has ⌈goal · over_selection⌉ devices where so many are online.
         deadline_s: Seconds from a round's opening to its deadline.
+        answer_timeout_s: Seconds that a device has to say whether it trains, before another one is
+            asked in its place and nobody waits for it; it counts again as soon as it answers. Set
+            it above the time that a trainer takes to load the base model: until then a device
+            cannot answer.
         min_devices: Devices that must be online before a round opens; None takes the quorum.
         bits_per_coordinate: Uplink budget of one update; at most one of this and `update_bytes`.
         update_bytes: The same in bytes, headers of segments counted.
@@ -48,6 +55,8 @@ class AggregatorConfig(BaseModel):
         final_eval_timeout_s: Seconds that devices have to evaluate the last adapter version.
         exit_when_finished: The process ends after the last round; otherwise it goes on serving the
             final adapter.
+        keep_versions: The newest adapter versions that stay in the state folder; version 0, from
+            which a run can be begun again, always stays.
         max_examples: Most weight that one device can claim by its number of examples.
         max_delta_abs: An update that moves any coordinate further than this is refused: LoRA
             weights are of the order of 0.01 to 1.
@@ -65,6 +74,7 @@ class AggregatorConfig(BaseModel):
     quorum: int = Field(ge=1, le=10_000)
     over_selection: float = Field(default=1.3, ge=1.0, le=10.0)
     deadline_s: float = Field(gt=0, le=30 * 86_400)
+    answer_timeout_s: float = Field(default=30.0, gt=0, le=86_400)
     min_devices: int | None = Field(default=None, ge=1, le=10_000)
     codec: str = "fstq"
     bits_per_coordinate: float | None = Field(default=None, gt=0, le=64)
@@ -75,6 +85,7 @@ class AggregatorConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     final_eval_timeout_s: float = Field(default=120.0, gt=0)
     exit_when_finished: bool = False
+    keep_versions: int = Field(default=5, ge=1)
     max_examples: int = Field(default=100_000, ge=1)
     max_delta_abs: float = Field(default=100.0, gt=0, le=1e6)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -108,6 +119,13 @@ class AggregatorConfig(BaseModel):
         if self.bits_per_coordinate is not None and self.update_bytes is not None:
             raise ValueError("bits_per_coordinate and update_bytes say the same: give one of them")
         budget = self.bits_per_coordinate is not None or self.update_bytes is not None
+        if self.segment_bytes + PACKET_OVERHEAD_BYTES > self.broker.max_packet_bytes:
+            raise ValueError(
+                f"a segment of {self.segment_bytes} bytes fits no packet of "
+                f"{self.broker.max_packet_bytes}: lower segment_bytes to "
+                f"{self.broker.max_packet_bytes - PACKET_OVERHEAD_BYTES}, or raise "
+                "broker.max_packet_bytes"
+            )
         if self.codec in DENSE_CODECS and budget:
             raise ValueError(
                 f"codec {self.codec} is dense: its size follows from the adapter, so that "

@@ -28,7 +28,7 @@ from aggregator.repair import Repair
 from aggregator.training import Aggregated, Training, TrainingState
 from transport.control import DeviceStatus, EvalResponse, ServiceState, TrainResponse
 from transport.messages import AdapterWant, Evaluation, Manifest, Segment
-from transport.topics import CoordRun, ModelWant, UpManifest, UpSegment
+from transport.topics import CoordRun, DeviceTopic, ModelWant, UpManifest, UpSegment
 from transport.transfer import TransferPolicy
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ class Coordinator:
     def receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         """Take a device's message."""
         client_id = inbound.client_id
+        if not isinstance(inbound.address, DeviceTopic):
+            self._presence.heard(client_id)
         match inbound.address, inbound.message:
             case _, (DeviceStatus() | None) as status:
                 return self._device(client_id, status, now=now)
@@ -228,7 +230,7 @@ class Coordinator:
         """Finish the run where nobody's evaluation is awaited any more."""
         if self.state is not State.EVALUATING or self._evaluation is None:
             return []
-        if not self._evaluation.is_over(now, has_left=self._presence.has_left):
+        if not self._evaluation.is_over(now, has_left=self._is_absent):
             return []
         self.state = State.FINISHED
         result = self._final_result()
@@ -243,6 +245,9 @@ class Coordinator:
             self._announcer.model(self.adapter, result),
             self._service_status(),
         ]
+
+    def _is_absent(self, client_id: str) -> bool:
+        return self._presence.has_left(client_id) or client_id in self._presence.silent
 
     def _final_result(self) -> FleetEvaluation | None:
         finished = self._evaluation is not None and self.state is State.FINISHED

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from transport import frame
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
 
@@ -76,10 +77,20 @@ class UpdateRecord:
 
 @dataclass(frozen=True, slots=True)
 class SettledUpdate:
-    """An update that has had its last word."""
+    """An update that has had its last word.
+
+    Attributes:
+        receipt_frame: The receipt as its frame: a bitmap takes a hundredth of a set, and the last
+            words of all rounds are held at once.
+    """
 
     client_id: str
-    receipt: Receipt
+    receipt_frame: bytes
+
+    @property
+    def receipt(self) -> Receipt:
+        """The last word."""
+        return frame.decode(Receipt, self.receipt_frame)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@
     OPEN       nobody of the cohort is awaited any more, quorum is met      CLOSED
     OPEN       the deadline, quorum is met                                  CLOSED
     OPEN       the deadline, quorum is not met                              ABANDONED
+    OPEN       a device has not answered in time                            OPEN, Silent
     OPEN       joined, declined, accepted, arrived                          OPEN
     CLOSED     anything                                                     CLOSED
     ABANDONED  anything                                                     ABANDONED
 
 No bytes, topics or files here: who is in, who has delivered how much, and when it ends. An
-abandoned round is opened again as its next attempt, and what had arrived still counts.
+abandoned round is opened again as its next attempt, and what had arrived still counts. A device
+that is asked and says nothing is not awaited until it answers: its retained status may be all that
+is left of it.
 """
 
 from __future__ import annotations
@@ -32,9 +35,15 @@ class CloseReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """These devices have been asked to train."""
+    """These devices have been asked to train, for the first time or again.
+
+    Attributes:
+        awaited: False for devices that did not answer when they were asked last: the round takes
+            what they bring, and waits for them only when they answer.
+    """
 
     client_ids: tuple[str, ...]
+    awaited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A device trains after all: what it declined was an earlier attempt's command."""
+    """A device trains, perhaps after all: what it declined was an earlier attempt's command."""
 
     client_id: str
 
@@ -73,8 +82,15 @@ class Abandoned:
     arrived: int
 
 
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """These devices have not answered in time, and are not awaited until they do."""
+
+    client_ids: tuple[str, ...]
+
+
 RoundEvent = Joined | Declined | Accepted | Arrived
-RoundOutput = Closed | Abandoned
+RoundOutput = Closed | Abandoned | Silent
 
 
 class Round:
@@ -84,29 +100,39 @@ class Round:
         goal: Complete updates that close it at once.
         quorum: Updates, complete or partial, that it needs.
         deadline: Moment (monotonic seconds) at which it ends.
+        answer_timeout_s: Seconds that a device has to say whether it trains.
         arrived: What had arrived in earlier attempts or before a restart: device → complete.
     """
 
     def __init__(
-        self, *, goal: int, quorum: int, deadline: float, arrived: Mapping[str, bool]
+        self,
+        *,
+        goal: int,
+        quorum: int,
+        deadline: float,
+        answer_timeout_s: float,
+        arrived: Mapping[str, bool],
     ) -> None:
         self.phase = RoundPhase.OPEN
         self.deadline = deadline
         self._goal = goal
         self._quorum = quorum
-        self._cohort: set[str] = set()
+        self._answer_timeout_s = answer_timeout_s
+        self._asked: set[str] = set()
         self._declined: set[str] = set()
+        self._silent: set[str] = set()
+        self._answer_by: dict[str, float] = {}
         self._arrived: dict[str, bool] = dict(arrived)
 
     @property
     def cohort(self) -> frozenset[str]:
-        """The devices that have been asked, and have not declined."""
-        return frozenset(self._cohort - self._declined)
+        """The devices that have been asked, and have neither declined nor fallen silent."""
+        return frozenset(self._asked - self._declined - self._silent)
 
     @property
     def asked(self) -> frozenset[str]:
-        """The devices that have been asked in this attempt, those that declined too."""
-        return frozenset(self._cohort)
+        """The devices that have been asked in this attempt, those that said no or nothing too."""
+        return frozenset(self._asked)
 
     @property
     def complete(self) -> int:
@@ -123,40 +149,74 @@ class Round:
         if self.phase is not RoundPhase.OPEN:
             return []
         match event:
-            case Joined(client_ids):
-                self._cohort.update(client_ids)
+            case Joined(client_ids, awaited):
+                self._ask(client_ids, answer_by=now + self._answer_timeout_s if awaited else None)
             case Declined(client_id):
-                self._declined.update({client_id} & self._cohort)
+                self._heard(client_id)
+                self._declined.update({client_id} & self._asked)
             case Accepted(client_id):
+                self._heard(client_id)
                 self._declined.discard(client_id)
             case Arrived(client_id, complete):
+                self._heard(client_id)
                 self._arrived[client_id] = complete or self._arrived.get(client_id, False)
         return self.tick(now)
 
     def tick(self, now: float) -> list[RoundOutput]:
-        """Close or abandon the round where it is time; may be called early or late."""
+        """Close or abandon the round where it is time; may be called early or late.
+
+        Silent devices are told first, and nothing is decided without them in the same call: who
+        drives the round may have others to ask.
+        """
         if self.phase is not RoundPhase.OPEN:
             return []
         has_quorum = len(self._arrived) >= self._quorum
         if self.complete >= self._goal:
             return self._close(CloseReason.GOAL)
+        if now >= self.deadline:
+            if has_quorum:
+                return self._close(CloseReason.DEADLINE)
+            self.phase = RoundPhase.ABANDONED
+            return [Abandoned(len(self._arrived))]
+        if silent := self._overdue(now):
+            return [Silent(silent)]
         if has_quorum and not self._awaited():
             return self._close(CloseReason.EXHAUSTED)
-        if now < self.deadline:
-            return []
-        if has_quorum:
-            return self._close(CloseReason.DEADLINE)
-        self.phase = RoundPhase.ABANDONED
-        return [Abandoned(len(self._arrived))]
+        return []
 
     def next_wakeup(self) -> float | None:
-        """Return the deadline while the round is open."""
-        return self.deadline if self.phase is RoundPhase.OPEN else None
+        """Return the next moment at which an answer is overdue, at the latest the deadline."""
+        if self.phase is not RoundPhase.OPEN:
+            return None
+        return min([self.deadline, *self._answer_by.values()])
 
-    def _awaited(self) -> set[str]:
+    def _awaited(self) -> frozenset[str]:
         # A partial update of an earlier attempt is awaited as well: its device still sends.
         done = {client_id for client_id, complete in self._arrived.items() if complete}
-        return (self._cohort | self._arrived.keys()) - self._declined - done
+        return (self.cohort | self._arrived.keys()) - self._declined - done
+
+    def _ask(self, client_ids: tuple[str, ...], *, answer_by: float | None) -> None:
+        self._asked.update(client_ids)
+        for client_id in client_ids:
+            if client_id in self._declined or self._arrived.get(client_id, False):
+                continue
+            self._heard(client_id)
+            if answer_by is None:
+                self._silent.add(client_id)
+            else:
+                self._answer_by[client_id] = answer_by
+
+    def _heard(self, client_id: str) -> None:
+        self._silent.discard(client_id)
+        self._answer_by.pop(client_id, None)
+
+    def _overdue(self, now: float) -> tuple[str, ...]:
+        """Return the devices whose answer is overdue, and count them out."""
+        overdue = tuple(sorted(name for name, due in self._answer_by.items() if now >= due))
+        self._silent.update(overdue)
+        for client_id in overdue:
+            del self._answer_by[client_id]
+        return overdue
 
     def _close(self, reason: CloseReason) -> list[RoundOutput]:
         self.phase = RoundPhase.CLOSED

@@ -112,6 +112,8 @@ class Service:
         self._state = state
         self._topics = Topics(config.federation)
         self._stopping = threading.Event()
+        # Whether everything that stands has been published over the connection that there is.
+        self._has_told = False
         self._session = secrets.token_hex(4)
         self._version = _software_version()
         self._adapter: Adapter = state.adapter
@@ -164,13 +166,15 @@ class Service:
             while not self._stopping.is_set() and not self._may_exit():
                 self._process(self._take_events())
             finished = self._coordinator.state is State.FINISHED
-            farewell = self._status(ServiceState.FINISHED if finished else ServiceState.OFFLINE)
+            # The run's end is what matters to those who read it; the reason says who is left.
+            state = ServiceState.FINISHED if finished else ServiceState.OFFLINE
+            farewell = self._status(state, "the process has ended")
         finally:
             self._link.close(farewell=farewell)
 
     def _may_exit(self) -> bool:
         finished = self._coordinator.state is State.FINISHED
-        return finished and self._config.exit_when_finished and self._link.connected
+        return finished and self._config.exit_when_finished and self._has_told
 
     def _take_events(self) -> list[LinkEvent]:
         """Return what has come, after waiting for it until something is due."""
@@ -198,6 +202,7 @@ class Service:
                     outputs += self._deliver(event, now=now)
                     deliveries.append(event)
                 case LinkUp():
+                    self._has_told = True
                     outputs += self._coordinator.connected(now)
                 case LinkDown():
                     self._coordinator.disconnected()
@@ -340,6 +345,7 @@ class Service:
             self._link.publish(Publication(topic, payload, retain=retain))
         except LinkLost:
             # LinkUp makes the coordinator say again what stands; devices repeat their questions.
+            self._has_told = False
             logger.debug("not connected, not published: %s", topic)
             return
         except ValueError:

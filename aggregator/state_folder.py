@@ -13,6 +13,7 @@ from pathlib import Path
 from aggregator.adapter_folder import (
     Adapter,
     BadAdapter,
+    prune_versions,
     read_adapter,
     set_current,
     version_folder,
@@ -40,6 +41,7 @@ class StateFolder:
 
     def __init__(self, config: AggregatorConfig) -> None:
         self._path = config.state_dir
+        self._keep_versions = config.keep_versions
         initial = _initial_adapter(config)
         self.store = Store(self._path / JOURNAL_FILE, identity=_identity(config, initial))
         try:
@@ -49,6 +51,7 @@ class StateFolder:
             write_version(self._path, 0, initial, run=self.run.run)
             self.adapter = _read_version(version_folder(self._path, version), initial)
             set_current(self._path, version)
+            prune_versions(self._path, newest=version, keep=self._keep_versions)
             lines = [control.encode(summary) + b"\n" for summary in self.snapshot.summaries]
             write_atomically(self._path / ROUNDS_FILE, b"".join(lines))
         except BaseException:
@@ -66,6 +69,7 @@ class StateFolder:
             set_current(self._path, commit.version)
             self.store.commit(commit)
             self.adapter = adapter
+            prune_versions(self._path, newest=commit.version, keep=self._keep_versions)
             with (self._path / ROUNDS_FILE).open("ab") as file:
                 file.write(control.encode(commit.summary) + b"\n")
         except OSError as error:

@@ -44,6 +44,9 @@ from transport.messages import Evaluation, Manifest, Receipt
 
 JournalEntry = SaveRound | JournalManifest | JournalSegment | JournalEvaluation
 
+# What SQLite says when a statement or its values are wrong; anything else is the disk's.
+_OUR_FAULTS = (sqlite3.ProgrammingError, sqlite3.IntegrityError)
+
 # Raised with every change of the tables, so that an old aggregator never reads a newer journal.
 SCHEMA_VERSION = 1
 
@@ -113,6 +116,10 @@ class Store:
 
     def load(self) -> Snapshot:
         """Return everything that a restarted aggregator goes on from."""
+        with _reading():
+            return self._load()
+
+    def _load(self) -> Snapshot:
         rounds = self._connection.execute(
             "SELECT state, record, summary FROM rounds ORDER BY round_id"
         ).fetchall()
@@ -198,10 +205,11 @@ class Store:
     def segments(self, uid: str, indices: Iterable[int]) -> dict[int, bytes]:
         """Return the bytes of these segments of an update."""
         bodies: dict[int, bytes] = {}
-        for index in sorted(indices):
-            (bodies[index],) = self._connection.execute(
-                "SELECT body FROM segments WHERE uid = ? AND position = ?", (uid, index)
-            ).fetchone()
+        with _reading():
+            for index in sorted(indices):
+                (bodies[index],) = self._connection.execute(
+                    "SELECT body FROM segments WHERE uid = ? AND position = ?", (uid, index)
+                ).fetchone()
         return bodies
 
     def _prepare(self, path: Path) -> None:
@@ -248,7 +256,9 @@ class Store:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except _OUR_FAULTS:
+            raise
+        except sqlite3.DatabaseError as error:
             raise StoreUnavailable(f"the journal cannot be written: {error}") from error
 
     def _execute(self, statement: str, *values: object) -> None:
@@ -291,13 +301,23 @@ class Store:
         for uid, client_id, receipt in self._connection.execute(
             "SELECT uid, client_id, receipt FROM receipts"
         ):
-            yield uid, SettledUpdate(client_id, frame.decode(Receipt, receipt))
+            yield uid, SettledUpdate(client_id, receipt)
 
     def _evaluations(self, version: int) -> Iterator[tuple[str, Evaluation]]:
         for client_id, loss, tokens, correct in self._connection.execute(
             "SELECT client_id, loss, tokens, correct FROM evaluations WHERE version = ?", (version,)
         ):
             yield client_id, Evaluation(loss, tokens, correct)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except _OUR_FAULTS:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise StoreUnavailable(f"the journal cannot be read: {error}") from error
 
 
 def _read_record(text: str) -> RoundRecord:

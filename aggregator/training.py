@@ -46,7 +46,9 @@ from aggregator.round import (
     Declined,
     Joined,
     Round,
+    RoundEvent,
     RoundOutput,
+    Silent,
 )
 from aggregator.uploads import (
     UploadLate,
@@ -170,7 +172,8 @@ class Training:
             case TrainingState.OPEN if arrived:
                 assert self._round is not None
                 if client_id in self._round.asked:
-                    return self._commands((client_id,), now=now)
+                    outputs = self._round_event(Joined((client_id,)), now=now)
+                    return outputs + self._commands((client_id,), now=now)
                 return self._fill_cohort(now)
         return []
 
@@ -182,26 +185,30 @@ class Training:
         )
         if self._round is None or self.state is not TrainingState.OPEN or not current:
             return []
+        if client_id not in self._round.asked:
+            return []
         if answer.accepted:
             return self._accepted(client_id, now=now)
-        if client_id not in self._round.cohort:
+        if client_id in self._record.declined:
             return []
         logger.info(
-            "declined round=%d client=%s: %.200s", answer.round_id, client_id, answer.reason
+            "declined round=%d client=%s: %.200r", answer.round_id, client_id, answer.reason
         )
         self._ledger.decline(client_id)
-        # Replaced before it is counted out, so that the round does not close for want of others.
-        outputs = self._fill_cohort(now, leaving=client_id)
-        outputs += self._round_event(Declined(client_id), now=now)
-        return [SaveRound(self._ledger.current(now)), *outputs]
+        return [
+            SaveRound(self._ledger.current(now)),
+            # Replaced before it is counted out, or the round would close for want of others.
+            *self._fill_cohort(now, leaving=client_id),
+            *self._round_event(Declined(client_id), now=now),
+        ]
 
     def _accepted(self, client_id: str, *, now: float) -> list[Output]:
-        """Count a device in again that declined an earlier attempt a moment too late."""
-        if client_id not in self._record.declined:
-            return []
-        self._ledger.accept(client_id)
-        outputs = self._round_event(Accepted(client_id), now=now)
-        return [SaveRound(self._ledger.current(now)), *outputs]
+        """Count a device in that was silent, or declined an earlier attempt a moment too late."""
+        saved: list[Output] = []
+        if client_id in self._record.declined:
+            self._ledger.accept(client_id)
+            saved.append(SaveRound(self._ledger.current(now)))
+        return saved + self._round_event(Accepted(client_id), now=now)
 
     def announced(self, address: UpManifest, manifest: Manifest, *, now: float) -> list[Output]:
         """Take the manifest of an update."""
@@ -250,8 +257,7 @@ class Training:
     def tick(self, now: float) -> list[Output]:
         """Do what is due; may be called early or late."""
         outputs: list[Output] = [*self._translate(self._uploads.tick(now), now=now)]
-        if self._round is not None and self.state is TrainingState.OPEN:
-            outputs += self._after_round(self._round.tick(now), now=now)
+        outputs += self._tick_round(now)
         outputs += self._refusals.tick(now)
         if self._round is not None and self._bulletin.is_due(now):
             outputs.append(self._round_status(now))
@@ -277,12 +283,11 @@ class Training:
             reason = f"{len(eligible)} of {self._config.devices_to_open} devices online"
             return [self._announcer.service(ServiceState.WAITING, reason)]
         self._ledger.attempt(cohort)
+        # The record before the opening: what arrived may close the round at once, and only its
+        # `Freeze` may say so on disk.
+        saved = SaveRound(self._ledger.current(now))
         outputs = self._open(cohort, now=now)
-        return [
-            SaveRound(self._ledger.current(now)),
-            *self._commands(cohort, now=now),
-            *outputs,
-        ]
+        return [saved, *self._commands(cohort, now=now), *outputs]
 
     def _open(self, cohort: tuple[str, ...], *, now: float) -> list[Output]:
         """Begin an attempt whose record is made, with its deadline at full length."""
@@ -292,12 +297,13 @@ class Training:
             goal=self._config.goal,
             quorum=self._config.quorum,
             deadline=now + self._config.deadline_s,
+            answer_timeout_s=self._config.answer_timeout_s,
             arrived=self._uploads.arrived(),
         )
         record = self._record
         names = ",".join(cohort)
         logger.info("round=%d attempt=%d opens cohort=%s", record.round_id, record.attempt, names)
-        decided = self._round.receive(Joined(cohort), now=now)
+        decided = self._join(self._round, cohort, now=now)
         outputs = [self._announcer.service(ServiceState.RUNNING), self._round_status(now)]
         return outputs + self._after_round(decided, now=now)
 
@@ -310,13 +316,23 @@ class Training:
         if not joining:
             return []
         self._ledger.ask(joining)
-        decided = self._round.receive(Joined(joining), now=now)
+        decided = self._join(self._round, joining, now=now)
         self._bulletin.changed()
         return [
             SaveRound(self._ledger.current(now)),
             *self._commands(joining, now=now),
             *self._after_round(decided, now=now),
         ]
+
+    def _join(
+        self, current: Round, client_ids: Collection[str], *, now: float
+    ) -> list[RoundOutput]:
+        silent = tuple(name for name in client_ids if name in self._presence.silent)
+        answering = tuple(name for name in client_ids if name not in silent)
+        decided = current.receive(Joined(silent, awaited=False), now=now) if silent else []
+        if answering or not silent:
+            decided += current.receive(Joined(answering), now=now)
+        return decided
 
     def _sample(self, attempt: int, *, busy: int, exclude: Collection[str]) -> tuple[str, ...]:
         config = self._config
@@ -327,6 +343,7 @@ class Training:
             round_id=self._record.round_id,
             attempt=attempt,
             exclude={*exclude, *self._record.barred},
+            last=self._presence.silent,
         )
 
     def _commands(self, client_ids: Collection[str], *, now: float) -> list[Output]:
@@ -339,16 +356,21 @@ class Training:
         return [
             self._announcer.train(client_id, round_id=round_id, remaining_s=remaining_s)
             for client_id in client_ids
-            if client_id in self._round.cohort and not arrived.get(client_id, False)
+            if client_id not in self._record.declined and not arrived.get(client_id, False)
         ]
 
     # Closing ------------------------------------------------------------------------------------
 
-    def _round_event(self, event: Accepted | Arrived | Declined, *, now: float) -> list[Output]:
+    def _round_event(self, event: RoundEvent, *, now: float) -> list[Output]:
         if self._round is None:
             return []
         self._bulletin.changed()
         return self._after_round(self._round.receive(event, now=now), now=now)
+
+    def _tick_round(self, now: float) -> list[Output]:
+        if self._round is None or self.state is not TrainingState.OPEN:
+            return []
+        return self._after_round(self._round.tick(now), now=now)
 
     def _after_round(self, decided: list[RoundOutput], *, now: float) -> list[Output]:
         outputs: list[Output] = []
@@ -358,7 +380,20 @@ class Training:
                     outputs += self._close(reason.value, now=now)
                 case Abandoned(arrived):
                     outputs += self._abandon(arrived, now=now)
+                case Silent(client_ids):
+                    outputs += self._replace_silent(client_ids, now=now)
         return outputs
+
+    def _replace_silent(self, client_ids: tuple[str, ...], *, now: float) -> list[Output]:
+        """Ask others in place of devices that have not answered, and then wait for none of them."""
+        logger.warning(
+            "silent round=%d clients=%s: no answer within %.0f s",
+            self._record.round_id,
+            ",".join(client_ids),
+            self._config.answer_timeout_s,
+        )
+        self._presence.fell_silent(client_ids)
+        return [*self._fill_cohort(now), *self._tick_round(now)]
 
     def _abandon(self, arrived: int, *, now: float) -> list[Output]:
         text = (

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from aggregator.admission import Refusal, Terms, admit, is_late
 from aggregator.journal import SettledUpdate, UpdateRecord
 from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
+from transport import frame
 from transport.messages import (
     Evaluation,
     Have,
@@ -181,9 +182,11 @@ class Uploads:
     def stored(self, uid: str, indices: Collection[int], *, now: float) -> list[UploadOutput]:
         """Take note that these segments are durable."""
         upload = self._uploads.get(uid)
-        if upload is None or self._frozen:
+        if upload is None:
             return []
         answers = self._translate(uid, upload.receiver.stored(indices, now=now))
+        if self._frozen:
+            return []  # what counts is decided; these are held for the case that the round goes on
         progress = UploadProgress(upload.manifest.client_id, upload.receiver.complete)
         return [*answers, progress]
 
@@ -271,7 +274,7 @@ class Uploads:
 
     def _settle(self, uid: str, receipt: Receipt) -> None:
         upload = self._uploads.pop(uid)
-        self._settled[uid] = SettledUpdate(upload.manifest.client_id, receipt)
+        self._settled[uid] = SettledUpdate(upload.manifest.client_id, frame.encode(receipt))
 
     def _uid_of(self, client_id: str) -> str | None:
         for uid, upload in self._uploads.items():
@@ -297,7 +300,9 @@ class Uploads:
         total = len(manifest.segments)
         receipt = Receipt(self._epoch, ReceiptState.LATE, "late", frozenset(), total)
         outputs: list[UploadOutput] = [self._receipt(address.client_id, address.uid, receipt)]
-        if address.uid not in self._told_late and len(self._told_late) < MAX_ANSWERS:
+        if address.uid not in self._told_late:
+            if len(self._told_late) >= MAX_ANSWERS:
+                self._told_late.clear()
             self._told_late.add(address.uid)
             outputs.append(UploadLate(address.client_id))
         return outputs

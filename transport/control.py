@@ -117,7 +117,7 @@ class ServiceStatus:
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class RoundStatus:
-    """The open round (retained)."""
+    """The open round (retained); its bytes are counted as in `RoundSummary`."""
 
     run: str
     round_id: int
@@ -143,9 +143,18 @@ class RoundSummary:
         eval_loss: Mean held-out loss over devices, weighted by tokens; None without evaluations.
         eval_accuracy: Share of held-out tokens predicted right, weighted alike.
         train_loss: Mean training loss, weighted by examples.
-        bytes_up: Bytes of MQTT packets that brought this round's updates, repeats counted.
-        bytes_up_payload: Bytes of the segments that were accepted.
-        bytes_up_fp32: What dense fp32 updates of the same participants would have taken.
+        bytes_up: Whole MQTT PUBLISH packets (header, topic and frame, after zstd) with a manifest
+            or a segment that reached the aggregator from the last commit to this one; repeats and
+            refused ones counted. Not counted: acknowledgements and other MQTT packets, TLS, TCP,
+            what was lost on the way, and what came between the last journal entry and a crash.
+        bytes_up_payload: Segments of the included updates that were accepted, each once, as the
+            codec wrote them: with their 32-byte headers, before zstd, without frame and topic. It
+            may be above `bytes_up` where zstd saves more than topics and repeats cost.
+        bytes_up_fp32: What the segments of as many `fp32` updates take, counted alike: before zstd,
+            without frames, topics, manifests and repeats.
+        bytes_down: Whole MQTT PUBLISH packets under `flx/` that the aggregator sent in that time:
+            adapter versions, retained and repeated, and answers to devices. Each is counted once,
+            however many devices the broker gives it to.
         refused: Reason → count of what was not let in.
     """
 

@@ -85,6 +85,8 @@ class Fetch:
         self._done = False
         self._failures = 0
         self._timer_at: float | None = None
+        self._heard_at: float | None = None
+        self._longest_gap_s = 0.0
 
     @property
     def done(self) -> bool:
@@ -106,12 +108,14 @@ class Fetch:
     def connected(self, now: float) -> list[FetchOutput]:
         """Wait anew after a reconnection: the subscription brings the retained messages again."""
         self._failures = 0
+        self._heard_at = None
         if not self._done:
             self._arm(now)
         return []
 
     def manifest(self, message: AdapterManifest, *, now: float) -> list[FetchOutput]:
         """Take the manifest; a different one for the same version replaces the first."""
+        self._hear(now)
         if self._done or message == self._manifest:
             return []
         if message.run != self.run:
@@ -128,6 +132,7 @@ class Fetch:
 
     def segment(self, index: int, body: bytes, *, now: float) -> list[FetchOutput]:
         """Take one segment, which may come before the manifest, twice, or damaged."""
+        self._hear(now)
         if self._done:
             return []
         if self._manifest is None:
@@ -174,8 +179,15 @@ class Fetch:
         self._bodies = {}
         return [FetchDone(self.version, bodies, self._manifest)]
 
+    def _hear(self, now: float) -> None:
+        if self._heard_at is not None:
+            self._longest_gap_s = max(self._longest_gap_s, now - self._heard_at)
+        self._heard_at = now
+
     def _arm(self, now: float) -> None:
-        first_s, cap_s = self._policy.fetch_s, self._policy.fetch_cap_s
+        # On a slow link a segment may take longer than the silence that means loss on a fast one.
+        first_s = max(self._policy.fetch_s, 2 * self._longest_gap_s)
+        cap_s = self._policy.fetch_cap_s
         self._timer_at = self._policy.after(
             now, first_s, cap_s, failures=self._failures, rng=self._rng
         )

@@ -9,8 +9,9 @@ from typing import Final
 
 from codec import limits as codec_limits
 
-# [bytes] AWS IoT, the tightest broker in use, takes 128 KiB; nothing legal is longer.
-MAX_FRAME_BYTES: Final = 128 << 10
+# [bytes] AWS IoT, the tightest broker in use, takes packets of 128 KiB; 256 of them are left for
+# MQTT's header (10) and the longest topic (179). Nothing legal is longer.
+MAX_FRAME_BYTES: Final = (128 << 10) - 256
 
 # [bytes] One segment; what the codec allows leaves 1 KiB of a packet for MQTT's header (5), the
 # longest topic (180) and the frame's own 8.

@@ -23,7 +23,8 @@ class TransferPolicy:
         have_delay_s: The longest that journaled segments stay unanswered.
         have_every: Journaled segments that are answered at once; more than the smallest window
             would let a sender wait for `have_delay_s` with nothing in flight.
-        fetch_s: Silence after which a device asks for what it misses of an adapter.
+        fetch_s: Silence after which a device asks for what it misses of an adapter, on a link that
+            brings segments faster than that; on slower links twice the longest gap takes over.
         fetch_cap_s: The longest such silence.
         jitter: Each timer is multiplied by 1 ± this, so that devices do not move in step.
     """

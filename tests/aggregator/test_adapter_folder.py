@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 
 from aggregator.adapter_folder import (
     BadAdapter,
+    prune_versions,
     read_adapter,
     set_current,
     version_folder,
@@ -152,3 +153,28 @@ def test_an_initial_adapter_with_negative_zeros_is_one_that_devices_can_rebuild(
         "fp32", dict(enumerate(bodies)), layout=adapter.layout, segment_count=len(bodies)
     )
     assert rebuilt.tobytes() == adapter.flat.tobytes()
+
+
+def versions(state_dir: Any) -> list[str]:
+    return sorted(path.name for path in (state_dir / "adapters").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [(1, ["0", "7", "8"]), (3, ["0", "5", "6", "7", "8"]), (99, list("0345678"))]
+)
+def test_the_first_the_newest_and_what_may_be_half_committed_stay(
+    tmp_path: Any, initial_adapter: Any, keep: int, left: Any
+) -> None:
+    for version in (0, 3, 4, 5, 6, 7, 8):
+        write_version(tmp_path, version, read_adapter(initial_adapter), run=RUN)
+    prune_versions(tmp_path, newest=7, keep=keep)
+    assert versions(tmp_path) == left
+
+
+def test_a_removal_that_was_cut_short_is_finished(tmp_path: Any, initial_adapter: Any) -> None:
+    write_version(tmp_path, 1, read_adapter(initial_adapter), run=RUN)
+    for name in (".0.partial", ".1.partial", "not-a-version"):
+        (tmp_path / "adapters" / name).mkdir()
+        (tmp_path / "adapters" / name / "half").write_text("")
+    prune_versions(tmp_path, newest=2, keep=1)
+    assert versions(tmp_path) == ["not-a-version"]

@@ -108,3 +108,30 @@ def test_a_newcomer_moves_nobody_who_was_excluded_before() -> None:
     first = sample_cohort(NAMES[:5], size=3, seed=1, round_id=1, attempt=1)
     more = sample_cohort(NAMES, size=2, seed=1, round_id=1, attempt=1, exclude=first)
     assert not set(first) & set(more)
+
+
+def test_those_that_come_last_are_chosen_only_where_others_are_few() -> None:
+    last = NAMES[:6]
+    for size in range(11):
+        chosen = sample_cohort(NAMES, size=size, seed=1, round_id=1, attempt=1, last=last)
+        assert len(set(chosen) - set(last)) == min(size, 4)
+        assert len(chosen) == size
+
+
+def test_a_silent_device_stays_eligible_and_arrives_with_its_next_status() -> None:
+    presence = Presence()
+    presence.receive("a", status(DeviceState.IDLE))
+    presence.fell_silent(("a",))
+    assert (presence.silent, presence.eligible()) == ({"a"}, ("a",))
+    assert presence.receive("a", status(DeviceState.IDLE))
+    assert not presence.silent
+    assert not presence.receive("a", status(DeviceState.IDLE))
+
+
+def test_any_message_is_a_sign_of_life_and_a_new_connection_a_new_start() -> None:
+    presence = Presence()
+    presence.fell_silent(("a", "b"))
+    assert presence.heard("a")
+    assert not presence.heard("a")
+    presence.forget()
+    assert not presence.silent

@@ -302,6 +302,23 @@ def test_a_round_without_a_quorum_of_decodable_updates_is_opened_again(
     np.testing.assert_allclose(rig.adapter(1), rig.initial + mean, rtol=0, atol=1e-7)
 
 
+def test_a_device_whose_update_did_not_decode_cannot_spoil_the_round_again(
+    make_rig: Any, update_maker: Any
+) -> None:
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1).start()
+    a, evil = rig.add("a", "evil")
+    evil.make = lambda **script: undecodable("corrupt")(update_maker, **script)
+    a.join()
+    evil.join()
+    rig.run_until(lambda: bool(evil.receipts))
+    again = undecodable("corrupt")(
+        update_maker, client_id="evil", run=rig.state.run.run, round_id=1, seq=2
+    )
+    rig.say(UpManifest("evil", again.uid), again.manifest)
+    rig.settle()
+    assert answers(rig, again.uid)[-1].reason == "not-selected"
+
+
 def test_one_alert_per_reason_and_second_tells_how_many_there_were(rig: Any) -> None:
     for _ in range(100):
         rig.say(UpManifest("evil", "3" * 32), b"junk")
@@ -317,14 +334,17 @@ def test_one_alert_per_reason_and_second_tells_how_many_there_were(rig: Any) -> 
     assert json.loads(payload)["count"] == 100
 
 
-def test_an_evaluation_that_is_none_does_not_reach_the_mean(make_rig: Any) -> None:
+@pytest.mark.parametrize(("tokens", "correct"), [(10, 11), (10**400, 1), (10**18, 1)])
+def test_an_evaluation_that_is_none_does_not_reach_the_mean(
+    make_rig: Any, tokens: Any, correct: Any
+) -> None:
     rig = make_rig(rounds=1).start()
     a, b = rig.add("a", "b")
     a.join()
     b.join()
 
     def lie(command: Any) -> None:
-        report = EvalResponse(command.run, command.version, 1.0, 10, 11)
+        report = EvalResponse(command.run, command.version, 1.0, tokens, correct)
         rig.say(Response("b", "eval", "1"), report)
 
     b._evaluate = lie

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aggregator import state_folder
+from aggregator.journal import RoundState
 from transport import control
-from transport.control import ModelStatus, RoundStatus
-from transport.topics import Command, Model, RoundNow
+from transport.control import ModelStatus, RoundStatus, TrainResponse
+from transport.topics import Alert, Command, Model, Response, RoundNow
 
 EFFECTS = [
     (f"{when} {effect}", occurrence)
@@ -148,7 +149,7 @@ def test_a_crash_while_updates_are_refused_settles_them_once(
 
 
 def test_the_open_round_goes_on_with_its_cohort_and_a_full_deadline(make_rig: Any) -> None:
-    rig = make_rig(goal=2, quorum=2, min_devices=3, over_selection=1.0, rounds=1).start()
+    rig = make_rig(goal=2, quorum=2, min_devices=3, rounds=1, answer_timeout_s=1000.0).start()
     devices = rig.add("a", "b", "c", silent=True)
     for device in devices:
         device.join()
@@ -161,6 +162,56 @@ def test_the_open_round_goes_on_with_its_cohort_and_a_full_deadline(make_rig: An
     assert {address.client_id for address, _ in rig.said(Command, name="train")} == asked
     status = control.decode(RoundStatus, rig.said(RoundNow)[-1][1])
     assert (status.round_id, status.deadline_s) == (1, 60.0)
+
+
+def test_a_round_that_a_refusal_closes_is_frozen_in_one_transaction(
+    make_rig: Any, crash: Any
+) -> None:
+    """A record that says frozen without the segments that count would lose all of them."""
+    rig = make_rig(goal=2, quorum=1, min_devices=2, rounds=1).start()
+    a, b = rig.add("a", "b")
+    b.silent = True
+    a.join()
+    b.join()
+    rig.settle()
+
+    def crash_at(where: Any) -> None:
+        if where == "before store.freeze":
+            raise crash
+
+    rig.crash_at = crash_at
+    rig.say(Response("b", "train", "1"), TrainResponse(rig.state.run.run, 1, accepted=False))
+    with pytest.raises(crash):
+        rig.settle()
+    assert rig.state.store.load().round.state is RoundState.OPEN
+    rig.crash_at = lambda _: None
+    rig.restart()
+    rig.finish()
+    assert (rig.summaries()[0]["participants"], b.trained) == (1, [])
+
+
+def test_a_round_that_closes_as_it_opens_is_frozen_in_one_transaction(
+    make_rig: Any, crash: Any
+) -> None:
+    """What is missing comes in while the round waits for devices."""
+    rig = make_rig(rounds=1, segment_bytes=2048).start()
+    a, b = rig.add("a", "b")
+    b.most_segments = 0
+    a.join()
+    b.join()
+    rig.run_until(lambda: bool(b.senders))
+    a.lose()
+    rig.run_until(lambda: bool(rig.said(Alert, code="round-abandoned")))
+    b.most_segments = None
+
+    def crash_at(where: Any) -> None:
+        if where == "before store.freeze":
+            raise crash
+
+    rig.crash_at = crash_at
+    with pytest.raises(crash):
+        rig.run_until(lambda: rig.current() == 1)
+    assert rig.state.store.load().round.state is RoundState.OPEN
 
 
 def test_a_device_that_declined_is_not_asked_again_after_a_restart(make_rig: Any) -> None:

@@ -421,3 +421,31 @@ def test_a_server_step_that_leaves_float32_is_a_configuration_error() -> None:
 def test_segments_fit_every_broker(live: Any) -> None:
     with pytest.raises(ValueError, match="segment_bytes"):
         live.configure(1, segment_bytes=MAX_SEGMENT_BYTES + 1)
+
+
+def test_the_end_of_the_run_is_told_before_the_process_exits(make_rig: Any) -> None:
+    """The link came back between two looks, and nothing has been said over it yet."""
+    plan = {"eval_examples": 0}
+    rig = make_rig(rounds=1, exit_when_finished=True, plan=plan).start()
+    for device in rig.add("a", "b"):
+        device.join()
+
+    def cut(where: Any) -> None:
+        if where == "before store.finish":
+            rig.link.connected = False
+
+    rig.crash_at = cut
+    rig.finish()
+    rig.link.connected = True
+    assert not rig.service._may_exit()
+    rig.regain_link()
+    assert rig.service._may_exit()
+    (_, payload) = rig.said(CoordStatus)[-1]
+    assert control.decode(ServiceStatus, payload).state is ServiceState.FINISHED
+
+
+def test_segments_fit_the_packets_that_are_configured(live: Any) -> None:
+    broker = {"host": "localhost", "max_packet_bytes": 16_384}
+    with pytest.raises(ValueError, match="lower segment_bytes to 16128"):
+        live.configure(1, broker=broker, segment_bytes=16_384)
+    live.configure(1, broker=broker, segment_bytes=16_128)

@@ -94,3 +94,17 @@ def test_a_commit_that_the_disk_refuses_is_the_world_s_fault(make_rig: Any) -> N
     (rig.config.state_dir / "adapters").write_text("a file in the way")
     with pytest.raises(StoreUnavailable, match="state"):
         rig.finish()
+
+
+def test_old_adapter_versions_leave_the_disk_and_a_restart_goes_on(make_rig: Any) -> None:
+    rig = make_rig(rounds=3, keep_versions=2).start()
+    for device in rig.add("a", "b"):
+        device.join()
+    rig.finish()
+    adapters = rig.config.state_dir / "adapters"
+    assert sorted(path.name for path in adapters.iterdir()) == ["0", "2", "3"]
+    rig.config = rig.config.model_copy(update={"rounds": 4})
+    rig.restart()
+    rig.finish()
+    assert sorted(path.name for path in adapters.iterdir()) == ["0", "3", "4"]
+    assert rig.current() == 4

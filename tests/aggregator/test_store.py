@@ -213,3 +213,13 @@ def test_a_disk_that_fails_is_the_world_s_fault(reopened: Any) -> None:
     store._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable, match="journal"):
         store.write([SaveRound(RECORD)])
+
+
+def test_a_journal_that_cannot_be_read_is_the_world_s_fault(reopened: Any) -> None:
+    store = reopened()
+    store._connection.execute("DROP TABLE segments")
+    with pytest.raises(StoreUnavailable, match="read"):
+        store.segments("0" * 32, [0])
+    store._connection.execute("DROP TABLE rounds")
+    with pytest.raises(StoreUnavailable, match="read"):
+        store.load()

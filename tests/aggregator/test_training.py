@@ -15,6 +15,7 @@ from transport.control import (
     RoundStatus,
     RoundSummary,
     ServiceStatus,
+    TrainCommand,
     TrainResponse,
 )
 from transport.messages import ReceiptState, Segment
@@ -286,6 +287,85 @@ def test_updates_that_arrive_while_devices_are_awaited_can_close_the_round(make_
     b.most_segments = None
     rig.run_until(lambda: rig.current() == 1)
     assert rig.summaries()[0]["participants"] == 2
+
+
+def test_a_device_that_does_not_answer_is_replaced_by_another_that_is_online(
+    make_rig: Any,
+) -> None:
+    """Its retained status says idle although it is dead: its broker never published its will."""
+    rig = make_rig(goal=2, quorum=2, min_devices=3, rounds=1, answer_timeout_s=20.0).start()
+    devices = rig.add("a", "b", "c", silent=True)
+    for device in devices:
+        device.join()
+    rig.settle()
+    asked = {address.client_id for address, _ in rig.said(Command, name="train")}
+    assert len(asked) == 2
+    for device in devices:
+        device.silent = device.client_id == min(asked)
+    (alive,) = asked - {min(asked)}
+    rig.devices[alive].lose()
+    rig.devices[alive].come_back()
+    rig.finish()
+    assert rig.now == pytest.approx(1020.0)
+    assert rig.devices[min(asked)].trained == []
+    assert rig.summaries()[0]["participants"] == 2
+
+
+def test_a_dead_device_that_nobody_can_replace_costs_one_answer_timeout_in_the_whole_run(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(goal=3, quorum=2, min_devices=3, rounds=4, answer_timeout_s=20.0).start()
+    a, b, dead = rig.add("a", "b", "dead")
+    dead.silent = True
+    for device in (a, b, dead):
+        device.join()
+    rig.finish()
+    assert a.trained == b.trained == [1, 2, 3, 4]
+    assert rig.now == pytest.approx(1020.0)  # the final evaluation does not wait for it either
+    # It is asked each time, and would count as soon as it answers.
+    assert len(rig.said(Command, client_id="dead", name="train")) == 4
+
+
+def test_a_silent_device_that_answers_late_is_awaited_again(make_rig: Any) -> None:
+    """Its trainer took its time to load; its word counts as if it had come at once."""
+    rig = make_rig(goal=3, quorum=2, min_devices=3, rounds=1, answer_timeout_s=20.0).start()
+    a, b, slow = rig.add("a", "b", "slow", silent=True)
+    for device in (a, b, slow):
+        device.join()
+    rig.advance(25.0)
+    for device in (a, b):
+        device.silent = False
+        device.lose()
+        device.come_back()
+    slow.silent = False
+    slow._train(control.decode(TrainCommand, rig.said(Command, client_id="slow")[0][1]))
+    rig.finish()
+    assert rig.summaries()[0]["participants"] == 3
+
+
+def test_a_silent_device_is_asked_again_when_it_shows_up(make_rig: Any) -> None:
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, answer_timeout_s=20.0).start()
+    a, b = rig.add("a", "b")
+    b.silent = True
+    a.join()
+    b.join()
+    rig.advance(25.0)
+    b.silent = False
+    b.join()  # the same status and session as before
+    rig.finish()
+    assert b.trained == [1]
+    assert rig.now == pytest.approx(1025.0)
+
+
+def test_those_that_answer_are_asked_before_those_that_did_not(make_rig: Any) -> None:
+    rig = make_rig(goal=2, quorum=2, min_devices=4, rounds=5, answer_timeout_s=20.0).start()
+    devices = rig.add("a", "b", "c", "dead")
+    rig.devices["dead"].silent = True
+    for device in devices:
+        device.join()
+    rig.finish()
+    assert rig.now == pytest.approx(1020.0)
+    assert len(rig.said(Command, client_id="dead", name="train")) == 1
 
 
 def test_everybody_may_go_and_come_back(make_rig: Any) -> None:

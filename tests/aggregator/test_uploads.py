@@ -137,6 +137,22 @@ def test_a_frozen_round_lets_nothing_in_and_answers_nothing(
     assert (receipt.message.state, late) == (ReceiptState.LATE, UploadLate("b"))
 
 
+def test_a_segment_that_becomes_durable_while_frozen_counts_when_the_round_goes_on(
+    update: Any, terms: Any
+) -> None:
+    uploads = make()
+    announce(uploads, update, terms)
+    send(uploads, update, 0)
+    send(uploads, update, 1)
+    uploads.stored(update.uid, {0}, now=0.0)
+    (frozen,) = uploads.freeze(terms)
+    assert uploads.stored(update.uid, {1}, now=0.0) == []
+    assert frozen.accepted == {0}
+    uploads.thaw({})
+    (have,) = announce(uploads, update, terms)
+    assert have.message.accepted == {0, 1}
+
+
 def test_the_last_word_is_settled_only_by_the_commit(
     update: Any, update_maker: Any, terms: Any
 ) -> None:
@@ -180,6 +196,16 @@ def test_an_update_of_a_closed_round_is_late_each_time_and_counted_once(
     first = announce(uploads, old, terms)
     assert [type(output) for output in first] == [Publish, UploadLate]
     assert announce(uploads, old, terms) == first[:1]
+
+
+def test_late_updates_are_counted_however_many_there_were_before(
+    update_maker: Any, terms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads_file, "MAX_ANSWERS", 2)
+    uploads = make()
+    for seq in range(1, 6):
+        late = update_maker(client_id="a", run=RUN, round_id=1, seq=seq)
+        assert announce(uploads, late, terms)[-1] == UploadLate("a")
 
 
 def test_a_refusal_is_answered_each_time(update_maker: Any, terms: Any) -> None:

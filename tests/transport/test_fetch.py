@@ -150,6 +150,30 @@ def test_what_comes_again_is_no_progress(fetch: Fetch, adapter: AdapterManifest)
     assert fetch.next_wakeup() == 3.0
 
 
+def test_a_link_that_takes_longer_per_segment_than_the_silence_is_not_asked_again_and_again(
+    make_adapter_manifest: Callable[..., AdapterManifest],
+) -> None:
+    """Every answer would go to the whole fleet, and stand in line behind what is on its way."""
+    bodies = tuple(bytes((index,)) * 10 for index in range(20))
+    fetch = Fetch(RUN, 2, policy=STEADY, rng=random.Random(0))
+    fetch.begin(0.0)
+    fetch.manifest(make_adapter_manifest(*bodies), now=1.0)
+    wants = 0
+    for index, body in enumerate(bodies):
+        now = 5.0 * (index + 1)
+        wants += len(fetch.tick(now - 0.1))
+        fetch.segment(index, body, now=now)
+    assert fetch.done
+    assert wants == 1
+
+
+def test_a_reconnection_is_no_sign_of_a_slow_link(fetch: Fetch, adapter: AdapterManifest) -> None:
+    fetch.manifest(adapter, now=0.0)
+    fetch.connected(50.0)
+    fetch.segment(0, BODIES[0], now=51.0)
+    assert fetch.next_wakeup() == 54.0
+
+
 def test_a_reconnection_gives_the_subscription_its_time(fetch: Fetch) -> None:
     fetch.tick(3.0)
     assert fetch.connected(8.9) == []

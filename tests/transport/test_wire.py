@@ -4,6 +4,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
+from transport import limits
+from transport.broker import BrokerConfig
+from transport.topics import ModelSegment, Topics, UpSegment
 from transport.wire import MqttVersion, publish_size
 
 
@@ -47,3 +50,13 @@ def test_each_step_of_the_length_field_is_counted() -> None:
     for edge in (128, 16_384, 2_097_152):
         before = publish_size("t", edge - 1 - 6, qos=1)
         assert publish_size("t", edge - 6, qos=1) == before + 2
+
+
+def test_every_legal_frame_fits_the_smallest_packet_limit_with_the_longest_topic() -> None:
+    name = "d" * 64
+    addresses = (
+        UpSegment(name, "0" * 32, limits.MAX_SEGMENTS),
+        ModelSegment(limits.MAX_COUNT, limits.MAX_SEGMENTS),
+    )
+    longest = max((Topics(name).topic(address) for address in addresses), key=len)
+    assert publish_size(longest, limits.MAX_FRAME_BYTES, qos=1) <= BrokerConfig().max_packet_bytes

@@ -140,6 +140,8 @@ def write_configs(
         "min_devices": len(devices),
         "over_selection": 1.0,
         "deadline_s": 60.0,
+        # A device answers when its trainer is loaded, which four at a time on two cores takes long.
+        "answer_timeout_s": 60.0,
         "codec": options.codec,
         "bits_per_coordinate": None if dense else BITS_PER_COORDINATE,
         "segment_bytes": SEGMENT_BYTES,
