@@ -69,27 +69,18 @@ class AdaptedModel:
         Raises:
             AdapterError: The configuration is refused, or names modules that the model has not.
         """
-        from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # slow; only here needed
-
         options = checked_options(config_text)
         try:
-            with _without_future_warnings():
-                self._peft = get_peft_model(base, LoraConfig(**options))
-        except (ValueError, KeyError, TypeError) as error:
-            base.__dict__.pop("peft_config", None)
-            raise AdapterError(f"the adapter does not fit the model: {_line(error)}") from error
+            self._peft = _inserted(base, options)
+            trained = _trained(self._peft)
+            self.layout = Layout.from_shapes(
+                {name: tuple(parameter.shape) for name, parameter in trained.items()}
+            )
+        except Exception:
+            _take_out(base)
+            raise
         self.base = base
         self.config_text = config_text
-        trained = {
-            _WEIGHT.sub(r".\1.weight", name): parameter
-            for name, parameter in self._peft.named_parameters()
-            if parameter.requires_grad
-        }
-        if any(parameter.dtype is not torch.float32 for parameter in trained.values()):
-            raise AdapterError("the adapter is not float32")
-        self.layout = Layout.from_shapes(
-            {name: tuple(parameter.shape) for name, parameter in trained.items()}
-        )
         self.parameters: tuple[torch.nn.Parameter, ...] = tuple(
             trained[tensor.name] for tensor in self.layout.tensors
         )
@@ -127,6 +118,11 @@ class AdaptedModel:
         for tensor, parameter in zip(self.layout.tensors, self.parameters, strict=True):
             flat[tensor.offset : tensor.end] = parameter.detach().reshape(-1).cpu().numpy()
         return flat
+
+    def drop_gradients(self) -> None:
+        """Free the memory of the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def detach(self) -> Any:
         """Take the adapter out again, and return the base model as it was."""
@@ -236,6 +232,43 @@ def checked_options(config_text: str) -> dict[str, Any]:
         if key not in _INFORMATIVE and value not in (None, False, {}, []):
             raise AdapterError(f"{key} is set, which is not accepted (only plain LoRA is)")
     return {**options, "task_type": "CAUSAL_LM", "bias": "none"}
+
+
+def _inserted(base: Any, options: dict[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  # slow; only here needed
+
+    try:
+        with _without_future_warnings():
+            return get_peft_model(base, LoraConfig(**options))
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"the adapter does not fit the model: {_line(error)}") from error
+
+
+def _trained(adapted: Any) -> dict[str, torch.nn.Parameter]:
+    """Return what is trained, by the names of PEFT's file."""
+    trained = {
+        _WEIGHT.sub(r".\1.weight", name): parameter
+        for name, parameter in adapted.named_parameters()
+        if parameter.requires_grad
+    }
+    if any(parameter.dtype is not torch.float32 for parameter in trained.values()):
+        raise AdapterError("the adapter is not float32")
+    return trained
+
+
+def _take_out(base: Any) -> None:
+    """Put the base's own layers back: PEFT refuses a module after it has replaced others."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415  # slow
+
+    replaced = [
+        (name, module)
+        for name, module in base.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    ]
+    for name, module in replaced:
+        parent, _, attribute = name.rpartition(".")
+        setattr(base.get_submodule(parent), attribute, module.get_base_layer())
+    base.__dict__.pop("peft_config", None)
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -38,9 +38,12 @@ class Database:
 
         Raises:
             DatabaseError: It is no database, damaged, or of a newer version of this program.
+            sqlite3.OperationalError: The disk is full, or cannot be used for another reason.
         """
         try:
             self._connection = _open(path)
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError as error:
             raise DatabaseError(
                 f"{path} cannot be used ({error}): move it away (updates not sent are lost)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 
 from agent.outputs import Output
@@ -24,6 +25,8 @@ from transport.topics import (
 )
 
 log = logging.getLogger(__name__)
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Deliveries:
@@ -60,7 +63,7 @@ class Deliveries:
         payload, session = delivery.payload, self._session
         match self._topics.parse(delivery.topic):
             case CoordRun():
-                return session.announced(control.decode(RunAnnouncement, payload), now=now)
+                return session.announced(_run(payload), now=now)
             case Model():
                 return session.model(control.decode(ModelStatus, payload), now=now)
             case Command(client_id, name, command_id) if client_id == self._client_id:
@@ -84,6 +87,8 @@ class Deliveries:
                 train = control.decode(TrainCommand, payload)
                 if command_id != str(train.round_id):
                     raise MalformedMessage(f"the command is for round {train.round_id}")
+                if train.round_id < 1 or train.base_version < 0:
+                    raise MalformedMessage("rounds begin at 1, adapter versions at 0")
                 return self._session.train(train, now=now)
             case "eval":
                 evaluation = control.decode(EvalCommand, payload)
@@ -92,6 +97,14 @@ class Deliveries:
                 return self._session.evaluate(evaluation, now=now)
             case _:
                 raise BadTopic(f"this agent knows no command {name!r}")
+
+
+def _run(payload: bytes) -> RunAnnouncement:
+    run = control.decode(RunAnnouncement, payload)
+    if not _RUN_ID.fullmatch(run.run):
+        # It becomes a part of file names here.
+        raise MalformedMessage(f"{run.run!r:.80} is no run's id")
+    return run
 
 
 def _answer(payload: bytes) -> Have | Want | Receipt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ from agent.tokens import Row
 from transport.messages import Evaluation
 
 
-def evaluate(base: Any, rows: Sequence[Row], *, rows_at_once: int) -> Evaluation:
+def evaluate(
+    base: Any,
+    rows: Sequence[Row],
+    *,
+    rows_at_once: int,
+    on_part: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """Return how a model does, with or without an adapter in it, every target weighing alike.
 
     Args:
         base: A Hugging Face causal language model in evaluation mode.
         rows: Cut to the plan's length, each with at least one target; not empty.
         rows_at_once: Rows that go through the model together, where they fit.
+        on_part: Called before each such pass; what it raises ends the evaluation.
 
     Raises:
         OutOfMemory: A single row does not fit into memory.
@@ -32,7 +39,7 @@ def evaluate(base: Any, rows: Sequence[Row], *, rows_at_once: int) -> Evaluation
     ordered = sorted(rows, key=lambda row: len(row.ids))
     parts = RowsAtOnce(rows_at_once).run(
         lambda at_once: [
-            _tally(loss, ordered[first : first + at_once], base.device)
+            _tally(loss, ordered[first : first + at_once], base.device, on_part)
             for first in range(0, len(ordered), at_once)
         ]
     )
@@ -51,7 +58,10 @@ def chosen(rows: Sequence[Row], count: int) -> list[Row]:
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def _tally(loss: CausalLoss, rows: Sequence[Row], device: torch.device) -> Tally:
+def _tally(
+    loss: CausalLoss, rows: Sequence[Row], device: torch.device, on_part: Callable[[], None]
+) -> Tally:
+    on_part()
     batch = pad(rows)
     return loss.tally(
         torch.from_numpy(batch.inputs).to(device), torch.from_numpy(batch.targets).to(device)

@@ -81,8 +81,9 @@ class DiagonalFisher:
 
     def flat(self) -> npt.NDArray[np.float32]:
         """Return float32 (coordinates,), in the parameters' order; zeros before the first step."""
-        flat = torch.cat([moment.reshape(-1) for moment in self._moments]).float().cpu().numpy()
-        if self._steps == 0:
-            return flat
-        corrected: npt.NDArray[np.float32] = flat / np.float32(1 - self._decay**self._steps)
-        return corrected
+        flat: npt.NDArray[np.float32] = (
+            torch.cat([moment.reshape(-1) for moment in self._moments]).float().cpu().numpy()
+        )
+        if self._steps:
+            flat /= np.float32(1 - self._decay**self._steps)
+        return flat

@@ -28,6 +28,8 @@ class JobPolicy:
         retries: Failures after which a job is declined, less one.
         retry_s: Seconds before the first retry; each further one waits twice as long.
         retry_cap_s: The longest wait.
+        silence_s: A trainer at work that says nothing for so long hangs, and is ended. It tells of
+            every optimizer step, and one of many large batches takes minutes on a small board.
         adapters_kept: Adapter versions that a device holds: the newest, and the one before it, from
             which an update that is trained again must start.
     """
@@ -35,6 +37,7 @@ class JobPolicy:
     retries: int = 3
     retry_s: float = 2.0
     retry_cap_s: float = 60.0
+    silence_s: float = 1800.0
     adapters_kept: int = 2
 
     def delay_s(self, failures: int, rng: random.Random) -> float:

@@ -44,6 +44,7 @@ def load(config: AgentConfig) -> Loaded:
     Raises:
         BaseError: There is no such model, or it cannot be loaded as it is configured.
         DataError: The examples cannot be read, or nothing can be learnt from them.
+        MemoryError: Memory is short now (torch has errors of its own for it).
     """
     if config.model is None:
         raise BaseError("no base model is named: set `model` to a folder or a hub id")
@@ -100,14 +101,15 @@ def _tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # whatever a damaged file makes the libraries raise
         raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_line(error)}") from error
 
 
 def _base(folder: Path, config: AgentConfig) -> Any:
     import torch  # noqa: PLC0415  # slow
-    from safetensors import SafetensorError  # noqa: PLC0415  # only here needed
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  # slow
+
+    from agent.memory import is_out_of_memory  # noqa: PLC0415  # imports torch
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise BaseError(
@@ -124,7 +126,9 @@ def _base(folder: Path, config: AgentConfig) -> Any:
         )
         base.requires_grad_(requires_grad=False)
         return base.to("cuda" if cuda else "cpu").eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged file makes the libraries raise
+        if is_out_of_memory(error):
+            raise  # it may fit later
         raise BaseError(f"{folder}: the model cannot be loaded: {_line(error)}") from error
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from agent.database import Database
 from agent.outputs import Upload
 from agent.payload import TEMPORARY_SUFFIX, PayloadError, PayloadHeader, read_header, read_segment
-from agent.residual_files import left_behind, merge_residuals, write_residual
+from agent.residual_files import left_behind, read_residual, write_residual
 from agent.tasks import LayoutRows
 from codec.errors import CodecError, InvalidInput
 from codec.layout import Layout
@@ -135,12 +135,24 @@ class Outbox:
         return self._payloads / f"{run}-{round_id}{PAYLOAD_SUFFIX}"
 
     def residual_file(self) -> Path | None:
-        """Return the one residual that the next task takes, or None; many are merged first."""
+        """Return the one residual that the next task takes, or None.
+
+        Many are merged first; one that is damaged is dropped, for it would fail every task.
+        """
         names = self._residual_names()
-        if len(names) > 1:
-            merged = merge_residuals([self._residuals / name for name in names])
+        merged: npt.NDArray[np.float32] | None = None
+        damaged = []
+        for name in names:
+            residual = read_residual(self._residuals / name, size=self._coordinates())
+            if residual is None:
+                log.warning("%s: dropped %s: it is damaged", self._client_id, name)
+                damaged.append(name)
+            else:
+                merged = residual if merged is None else merged + residual
+        if len(names) > 1 or damaged:
             with self._transaction() as database:
-                self._insert_residual(merged)
+                if merged is not None:
+                    self._insert_residual(merged)
                 database.executemany(
                     "DELETE FROM residuals WHERE file = ?", [(name,) for name in names]
                 )
@@ -250,6 +262,10 @@ class Outbox:
         used = Path(header.residual_used).name if header.residual_used else None
         if header.run != self.run:
             raise UnusablePayload("it is of another run", reason="run", retryable=False)
+        if path.name != self.payload_file(header.run, header.round_id).name:
+            raise UnusablePayload("it is another round's", reason="payload", retryable=True)
+        if header.round_id in self.settled_rounds():
+            raise UnusablePayload("its round is settled", reason="settled", retryable=False)
         if used and used not in self._residual_names():
             # Its residual went another way meanwhile; sending this would count it twice.
             raise UnusablePayload(f"{used} is gone", reason="residual", retryable=True)
@@ -295,6 +311,11 @@ class Outbox:
         if not rows:
             raise InvalidInput("its layout is not known any more")
         return Layout.from_json(json.loads(str(rows[0][0])))
+
+    def _coordinates(self) -> int:
+        """Return how many coordinates this run's adapter has: what left a residual is known."""
+        rows = self._database.rows("SELECT tensors FROM layouts LIMIT 1")
+        return Layout.from_json(json.loads(str(rows[0][0]))).size if rows else 0
 
     def _residual_names(self) -> list[str]:
         rows = self._database.rows("SELECT file FROM residuals ORDER BY number")

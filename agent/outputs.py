@@ -144,8 +144,13 @@ class StartEvaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class EndTrainer:
+    """End the trainer, which hangs; its loss is told as any other is."""
+
+
+@dataclass(frozen=True, slots=True)
 class CommitPayload:
-    """Enter a payload file into the outbox; `committed` or `commit_failed` follows."""
+    """Enter a payload file into the outbox; `committed` or `task_failed` follows."""
 
     task_id: str
     payload_file: Path
@@ -184,6 +189,7 @@ Output: TypeAlias = (
     | StoreAdapter
     | StartTraining
     | StartEvaluation
+    | EndTrainer
     | CommitPayload
     | SettleUpdate
     | BeginRun

@@ -51,7 +51,7 @@ class PayloadHeader:
         run: The run's id.
         base_digest: SHA-256 of the base model, hexadecimal.
         layout_digest: SHA-256 of the layout, hexadecimal.
-        num_examples: Examples that were trained on.
+        num_examples: Examples that training drew from: the update's weight.
         train_loss: Mean training loss over the local steps in nats.
         train_s: Seconds of training.
         evaluation: How `base_version` does on the held-out text; None where there is none.

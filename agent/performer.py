@@ -18,6 +18,7 @@ from agent.outbox import Outbox, UnusablePayload
 from agent.outputs import (
     BeginRun,
     CommitPayload,
+    EndTrainer,
     Output,
     PublishProfile,
     PublishProgress,
@@ -63,7 +64,8 @@ class Performer:
     """The session's hands: everything that outputs act upon.
 
     Attributes of a start: `boot` is random, and statuses carry it as `session`; `give_task` sends a
-    task to the trainer; `root` is where the board's own files are.
+    task to the trainer; `end_trainer` ends one that hangs; `root` is where the board's own files
+    are.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Performer:
         adapters: AdapterStore,
         session: Session,
         give_task: Callable[[Task], None],
+        end_trainer: Callable[[], None],
         root: Path = Path("/"),
     ) -> None:
         self._config = config
@@ -87,6 +90,7 @@ class Performer:
         self._adapters = adapters
         self._session = session
         self._give_task = give_task
+        self._end_trainer = end_trainer
         self._root = root
         self._sensors = Sensors(root=root, disk=config.state_dir)
         self._manifests: dict[str, Manifest] = {
@@ -141,9 +145,11 @@ class Performer:
             case CommitPayload(task_id, payload_file):
                 return self._commit(task_id, payload_file, now=now)
             case StartTraining():
-                self._give_task(self._train_task(output))
+                return self._give(self._train_task(output), now=now)
             case StartEvaluation():
-                self._give_task(_eval_task(output))
+                return self._give(_eval_task(output), now=now)
+            case EndTrainer():
+                self._end_trainer()
             case SettleUpdate(uid, receipt):
                 self._outbox.settle(uid, receipt)
                 self._manifests.pop(uid, None)
@@ -175,6 +181,15 @@ class Performer:
         self._outbox.remember_layout(adapter.layout)
         return self._session.adapter_stored(adapter, now=now)
 
+    def _give(self, task: Task, *, now: float) -> list[Output]:
+        try:
+            self._give_task(task)
+        except ValueError as error:
+            # Names of so many tensors fit into a manifest, but not into a line.
+            failure = TaskFailed(task.task_id, "oversized", str(error), retryable=False)
+            return self._session.task_failed(failure, now=now)
+        return []
+
     def _commit(self, task_id: str, payload_file: Path, *, now: float) -> list[Output]:
         try:
             upload = self._outbox.commit(payload_file)
@@ -201,7 +216,7 @@ class Performer:
     def _train_task(self, output: StartTraining) -> TrainTask:
         run, command, adapter = output.run, output.command, output.adapter
         # A tight broker may take less than the run's segments; smaller ones are as good.
-        most_bytes = self._config.broker.max_packet_bytes - PACKET_OVERHEAD_BYTES
+        most_bytes = self._link.max_packet_bytes - PACKET_OVERHEAD_BYTES
         return TrainTask(
             task_id=output.task_id,
             run=run.run,

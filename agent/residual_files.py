@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +65,11 @@ def write_residual(path: Path, residual: npt.NDArray[np.float32]) -> None:
     sync_folder(path.parent)
 
 
-def merge_residuals(files: Sequence[Path]) -> npt.NDArray[np.float32]:
-    """Return the sum of residuals of one layout; one of another length is damaged and left out."""
-    total = np.fromfile(files[0], dtype=_FLOAT).astype(np.float32, copy=False)
-    for path in files[1:]:
-        residual = np.fromfile(path, dtype=_FLOAT)
-        if residual.shape == total.shape:
-            total += residual
-    return total
+def read_residual(path: Path, *, size: int) -> npt.NDArray[np.float32] | None:
+    """Return float32 (size,), None where the file is gone, of another length or not finite."""
+    try:
+        residual = np.fromfile(path, dtype=_FLOAT).astype(np.float32, copy=False)
+        whole = path.stat().st_size == residual.nbytes and residual.shape == (size,)
+    except FileNotFoundError:
+        return None
+    return residual if whole and np.isfinite(residual).all() else None

@@ -87,10 +87,11 @@ def run(
     logging.basicConfig(level=config.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True)
-        with _only_agent(config.state_dir), ExitStack() as stack:
-            agent = _Agent(config, stack, trainer_command=trainer_command, root=root)
-            with _signals(agent.events.put):
-                return agent.run()
+        events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        # Signals are taken until everything is closed: a second Ctrl-C is no reason to break off.
+        with _only_agent(config.state_dir), _signals(events.put), ExitStack() as stack:
+            agent = _Agent(config, events, stack, trainer_command=trainer_command, root=root)
+            return agent.run()
     except (BadLinkConfig, DatabaseError) as error:
         return _end(error, ExitCode.CONFIG)
     except BrokerUnreachable as error:
@@ -110,12 +111,13 @@ class _Agent:
     def __init__(
         self,
         config: AgentConfig,
+        events: queue.SimpleQueue[_Event],
         stack: ExitStack,
         *,
         trainer_command: Sequence[str],
         root: Path,
     ) -> None:
-        self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._events = events
         self._config = config
         self._stack = stack
         self._trainer_command = trainer_command
@@ -129,6 +131,8 @@ class _Agent:
             config.state_dir, client_id=config.client_id, residual_decay=config.residual_decay
         )
         stack.callback(outbox.close)
+        # Before the link's own end is put on the stack: the farewell does not wait for a trainer.
+        stack.callback(self._close_trainer)
         adapters = AdapterStore(config.state_dir / "adapters", kept=jobs.adapters_kept)
         self._session = Session(
             config.client_id,
@@ -162,6 +166,7 @@ class _Agent:
             adapters=adapters,
             session=self._session,
             give_task=lambda task: self._trainer.send(task) if self._trainer else None,
+            end_trainer=lambda: self._trainer.kill() if self._trainer else None,
             root=root,
         )
 
@@ -208,7 +213,7 @@ class _Agent:
             code = self._handle(event) if event else None
             if code is not None:
                 return code
-            if not self._link.alive and self.events.empty():
+            if not self._link.alive and self._events.empty():
                 log.error("%s: the link's thread has ended", self._config.client_id)
                 return ExitCode.TRY_AGAIN
             self._perform(self._session.tick)
@@ -216,7 +221,7 @@ class _Agent:
     def _next(self, until: float) -> _Event | None:
         timeout_s = min(max(until - time.monotonic(), 0.0), _WATCH_S)
         try:
-            return self.events.get(timeout=timeout_s)
+            return self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
 
@@ -275,24 +280,26 @@ class _Agent:
         wanted = self._session.base_model
         if self._config.model or self._config.trainer == "service" or wanted in {None, self._model}:
             return
-        if self._trainer:
-            self._trainer.close()
+        self._close_trainer()
         self._model = wanted
         self._start_trainer()
 
     def _start_trainer(self) -> None:
         self._trainer = TrainerClient(
             self._config.model_copy(update={"model": self._model}),
-            deliver=self.events.put,
+            deliver=self._events.put,
             rng=self._rng,
             command=self._trainer_command,
         )
-        self._stack.callback(self._trainer.close)
         self._trainer.start()
+
+    def _close_trainer(self) -> None:
+        if self._trainer:
+            self._trainer.close()
 
     def _forward_link(self) -> None:
         while True:
-            self.events.put(self._link.events.get())
+            self._events.put(self._link.events.get())
 
     def _last_word(self, state: DeviceState) -> Publication:
         topic = self._topics.topic(DeviceTopic(self._config.client_id, "status"))

@@ -18,6 +18,7 @@ from agent.outputs import (
     Adapter,
     BeginRun,
     CommitPayload,
+    EndTrainer,
     Output,
     PublishProfile,
     PublishProgress,
@@ -84,6 +85,7 @@ class Session:
         self._told: PublishStatus | None = None
         self._reason = ""
         self._progress_at = float("-inf")
+        self._heard_at = float("-inf")
 
     @property
     def state(self) -> DeviceState:
@@ -173,7 +175,7 @@ class Session:
         if adapter.run == self._inbox.run_id:
             self._adapters[adapter.version] = adapter
             while len(self._adapters) > self._jobs.adapters_kept:
-                del self._adapters[min(self._adapters)]
+                del self._adapters[min(self._adapters.keys() - {adapter.version})]
             job = self._job
             if job and self._state is DeviceState.FETCHING and job.version == adapter.version:
                 outputs.extend(self._end_fetch(job))
@@ -205,10 +207,11 @@ class Session:
         return self._finish(outputs, now=now)
 
     def task_progress(self, message: TaskProgress, *, now: float) -> list[Output]:
-        """Tell how far the task is."""
+        """Tell how far the task is; whichever it is, the trainer does not hang."""
+        self._heard_at = now
         outputs: list[Output] = []
         job = self._running(message.task_id)
-        if job and self._linked:
+        if job and job.round_id and self._linked:
             progress = Progress(
                 round_id=job.round_id,
                 step=message.step,
@@ -288,14 +291,20 @@ class Session:
             outputs.extend(self._decline(job, "deadline"))
         elif job and job.fetch and not job.storing:
             outputs.extend(self._fetched(job, job.fetch.tick(now)))
+        elif job and job.running and now >= self._heard_at + self._jobs.silence_s:
+            silent_s = now - self._heard_at
+            log.warning("%s: no word of %s for %.0f s", self._client_id, job.task_id, silent_s)
+            self._heard_at = now
+            outputs.append(EndTrainer())
         return self._finish(outputs, now=now)
 
     def next_wakeup(self) -> float | None:
         """Return the earliest moment at which `tick` has something to do."""
         wakeups = [self._uploads.next_wakeup() if self._linked else None]
         job = self._job
-        if job and not job.running:
-            wakeups.append(job.retry_at)
+        if job:
+            silent_at = self._heard_at + self._jobs.silence_s
+            wakeups.append(silent_at if job.running else job.retry_at)
         if job and self._state is DeviceState.FETCHING:
             wakeups.append(job.expires_at)
             wakeups.append(job.fetch.next_wakeup() if job.fetch and not job.storing else None)
@@ -343,10 +352,13 @@ class Session:
         if job and job.round_id == command.round_id:
             job.expires_at = held.arrived_at + command.deadline_s
             outputs.extend(self._respond(taken))
-        elif uid or command.round_id in self._settled:
+        elif uid:
             # It was trained once, and that is enough: whatever is missing is offered again.
             outputs.extend(self._respond(taken))
-            outputs.extend(self._uploads.offer(uid, now=now) if uid and self._linked else [])
+            outputs.extend(self._uploads.offer(uid, now=now) if self._linked else [])
+        elif command.round_id in self._settled:
+            # Nothing more comes from here, so nobody should wait for it.
+            outputs.extend(self._respond(decline(command, "settled")))
         elif command.round_id < self._newest_round():
             log.info("%s: ignored an old command for round %d", self._client_id, command.round_id)
         elif reason := self._unfit(command.base_version, hello):
@@ -434,6 +446,7 @@ class Session:
         if self._hello is None or self._inbox.run is None:
             return []
         job.running = True
+        self._heard_at = now
         return [job.start(self._inbox.run, self._adapters[job.version])]
 
     def _failed(self, job: Job, reason: str, *, retryable: bool, now: float) -> list[Output]:

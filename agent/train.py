@@ -93,8 +93,11 @@ def train(
         for step in range(plan.local_steps):
             losses.append(run.step(step, [rows[index] for index in next(order)]))
             on_step(step + 1, plan.local_steps, losses[-1])
-    delta = model.read_flat() - start
-    fisher = run.fisher.flat()
+    rows_at_once, fisher = run.at_once.rows, run.fisher.flat()
+    del run  # the optimizer's moments are twice the adapter, and encoding needs the room
+    model.drop_gradients()
+    delta = model.read_flat()
+    delta -= start
     if not (np.isfinite(delta).all() and np.isfinite(fisher).all()):
         raise TrainingDiverged("the trained adapter is not finite; lower the learning rate")
     return Trained(
@@ -104,7 +107,7 @@ def train(
         steps=len(losses),
         num_examples=len(rows),
         seconds=time.monotonic() - began,
-        rows_at_once=run.at_once.rows,
+        rows_at_once=rows_at_once,
     )
 
 

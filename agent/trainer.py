@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
@@ -58,8 +59,6 @@ _LOG = logging.getLogger(__name__)
 _PROGRESS_INTERVAL_S = 0.5
 # A trainer whose agent was killed sees it within milliseconds; the next one waits that long.
 _LOCK_TIMEOUT_S = 10.0
-# What a signal cannot end within this time (one long call into torch) is ended without manners.
-_LEASH_GRACE_S = 5.0
 # A client that reads nothing for so long is given up rather than waited for by the training.
 _SEND_TIMEOUT_S = 5
 
@@ -71,20 +70,20 @@ def serve(config: AgentConfig, *, stdin_is_leash: bool) -> int:
         config: The agent's; `model` must be set.
         stdin_is_leash: End when stdin closes.
     """
+    end = _End()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        signal.signal(number, lambda _number, _frame: end())
     if stdin_is_leash:
-        threading.Thread(target=_watch_leash, name="leash", daemon=True).start()
+        threading.Thread(target=_watch_leash, args=(end,), name="leash", daemon=True).start()
     try:
         with _only_trainer(config):
-            return _serve(config)
+            return _serve(config, end)
     except (BaseError, DataError, _Unusable) as error:
         return _say(str(error), ExitCode.CONFIG)
     except _Busy as error:
         return _say(str(error), ExitCode.TRY_AGAIN)
-    except SystemExit:
-        _LOG.info("stopped")
-        return ExitCode.OK
+    except OSError as error:
+        return _say(f"{config.trainer_socket}: cannot be used: {error}", ExitCode.TRY_AGAIN)
 
 
 def main() -> int:
@@ -111,7 +110,26 @@ class _Busy(Exception):
     """Another trainer works in the same state folder, or memory is short."""
 
 
-def _serve(config: AgentConfig) -> int:
+class _End:
+    """Ends the process at once.
+
+    No exception does it, and no exit handler: raised in the middle of an import of torch, one
+    turns into a traceback or into a library that is said to be missing.
+
+    Attributes:
+        socket: Removed first, where this trainer has bound it.
+    """
+
+    def __init__(self) -> None:
+        self.socket: Path | None = None
+
+    def __call__(self) -> NoReturn:
+        if self.socket is not None:
+            self.socket.unlink(missing_ok=True)
+        os._exit(ExitCode.OK)
+
+
+def _serve(config: AgentConfig, end: _End) -> int:
     began = time.monotonic()
     loaded, tuner = _load(config)
     hello = _hello(loaded)
@@ -120,6 +138,7 @@ def _serve(config: AgentConfig) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with address_of(path) as address:
             listener.bind(address)
+        end.socket = path
         path.chmod(0o600)
         listener.listen()
         try:
@@ -142,16 +161,22 @@ def _load(config: AgentConfig) -> tuple[Loaded, Tuner]:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read once, when torch is loaded
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to each other
     logging.captureWarnings(capture=True)
-    import torch  # noqa: PLC0415  # slow: signals and leash are heard first
+    try:
+        # Slow: signals and leash are heard before.
+        import torch  # noqa: PLC0415
 
-    from agent.model import load  # noqa: PLC0415  # the same
-    from agent.tuner import Tuner  # noqa: PLC0415  # the same
-
+        from agent.memory import is_out_of_memory  # noqa: PLC0415
+        from agent.model import load  # noqa: PLC0415
+        from agent.tuner import Tuner  # noqa: PLC0415
+    except (ImportError, OSError) as error:  # OSError: torch's build wants a CUDA that is not there
+        raise _Unusable(f"torch cannot be loaded ({error}): install fedfstq[agent]") from error
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
         loaded = load(config)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise _Busy("the base model does not fit into memory now") from error
     return loaded, Tuner(loaded)
 
@@ -180,7 +205,7 @@ def _work(desk: _Desk, tuner: Tuner) -> None:
             case TrainTask() as task:
                 answer: TrainerMessage = tuner.train(task, on_step=progress)
             case EvalTask() as task:
-                answer = tuner.evaluate(task)
+                answer = tuner.evaluate(task, on_step=progress)
     except TaskCancelled:
         _LOG.info("task %s cancelled for a newer one", job.task.task_id)
         text = "a newer connection asked for another task"
@@ -345,19 +370,12 @@ def _only_trainer(config: AgentConfig) -> Iterator[None]:
         yield
 
 
-def _watch_leash() -> None:
+def _watch_leash(end: _End) -> None:
     # Not through sys.stdin: its lock, held while it waits, would break the interpreter's end.
     while os.read(0, 4096):
         pass
     _LOG.info("the agent is gone")
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_LEASH_GRACE_S)
-    os._exit(ExitCode.OK)
-
-
-def _stop(number: int, _frame: object) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends what the first could not
-    raise SystemExit(ExitCode.OK)
+    end()
 
 
 def _say(text: str, code: ExitCode) -> ExitCode:

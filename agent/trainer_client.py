@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -103,15 +105,29 @@ class TrainerClient:
         self._thread.start()
 
     def send(self, task: Task) -> None:
-        """Give the trainer a task; where there is no trainer, its return asks for it anew."""
+        """Give the trainer a task; where there is no trainer, its return asks for it anew.
+
+        Raises:
+            ValueError: The task is too long for a line.
+        """
+        line = encode_line(task)
         with self._lock:
             if self._socket is None:
                 return
             try:
-                self._socket.sendall(encode_line(task))
+                self._socket.sendall(line)
+            except BlockingIOError:
+                log.warning("the trainer takes no task for %d s", _SEND_TIMEOUT_S)
+                _kill(self._socket)
             except OSError as error:
                 log.warning("the trainer takes no task: %s", error)
                 _shut(self._socket)
+
+    def kill(self) -> None:
+        """End a trainer that hangs; a child is started again here, a service by its supervisor."""
+        with self._lock:
+            if self._socket:
+                _kill(self._socket)
 
     def close(self) -> None:
         """Disconnect, and end the child."""
@@ -125,7 +141,11 @@ class TrainerClient:
         failures = 0
         while not self._stopping.is_set():
             began_at = time.monotonic()
-            code = self._live()
+            try:
+                code = self._live()
+            except OSError as error:
+                log.warning("the trainer cannot be started: %s", error)
+                code = None
             if code == ExitCode.CONFIG:
                 self._deliver(TrainerUnusable())
                 return
@@ -219,6 +239,17 @@ class TrainerClient:
             return lines.readline(MAX_LINE_BYTES + 1)
         except OSError:
             return b""
+
+
+def _kill(connection: socket.socket) -> None:
+    """Kill the process at the other end: one that hangs hears nothing else."""
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    pid, _, _ = struct.unpack("3i", credentials)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+    _shut(connection)
 
 
 def _shut(connection: socket.socket) -> None:

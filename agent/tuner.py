@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,16 +71,23 @@ class Tuner:
             return _failure(task.task_id, error)
         return TrainResult(task.task_id, task.payload_file)
 
-    def evaluate(self, task: EvalTask) -> EvalResult | TaskFailed:
-        """Return how an adapter does on the held-out rows; 0 tokens where there are none."""
+    def evaluate(self, task: EvalTask, *, on_step: OnStep) -> EvalResult | TaskFailed:
+        """Return how an adapter does on the held-out rows; 0 tokens where that is not known.
+
+        Args:
+            task: What to evaluate.
+            on_step: Called as a sign of life, at step 0 of 0; what it raises ends the task.
+        """
         try:
             model, _ = self._prepare(task)
-            evaluation = self._evaluate(model, task.plan)
+            evaluation = self._evaluate(model, task.plan, alive=lambda: on_step(0, 0, None))
+            if evaluation is None:
+                return EvalResult(task.task_id, loss=0.0, tokens=0, correct=0)
+            return EvalResult(task.task_id, evaluation.loss, evaluation.tokens, evaluation.correct)
+        except TaskCancelled:
+            raise
         except Exception as error:  # noqa: BLE001  # a task that fails must not end the trainer
             return _failure(task.task_id, error)
-        if evaluation is None:
-            return EvalResult(task.task_id, loss=0.0, tokens=0, correct=0)
-        return EvalResult(task.task_id, evaluation.loss, evaluation.tokens, evaluation.correct)
 
     def _train(self, task: TrainTask, on_step: OnStep) -> None:
         codec = _codec(task.codec)
@@ -89,10 +97,15 @@ class Tuner:
         rows = self._cut(self._loaded.train_rows, task.plan)
         if not rows:
             raise _Refused("data", "no example has a target within the plan's max_tokens")
-        on_step(0, task.plan.local_steps, None)
-        evaluation = self._evaluate(model, task.plan)
+        steps = task.plan.local_steps
+        on_step(0, steps, None)
+        evaluation = self._evaluate(model, task.plan, alive=lambda: on_step(0, steps, None))
         trained = train(model, rows, start=start, plan=task.plan, seed=task.seed, on_step=on_step)
-        delta = trained.delta if residual is None else trained.delta + residual
+        delta = trained.delta
+        if residual is not None:
+            delta += residual
+        # Encoding needs room of its own, beside a base model that already fills the memory.
+        del start, residual
         segments = _encode(codec, delta, trained.fisher, task=task, layout=model.layout)
         header = _header(task, model.layout, trained, evaluation, segments)
         task.payload_file.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +151,18 @@ class Tuner:
         cut = (row.cut(longest) for row in rows)
         return [row for row in cut if row.targets]
 
-    def _evaluate(self, model: AdaptedModel, plan: TrainingPlan) -> Evaluation | None:
+    def _evaluate(
+        self, model: AdaptedModel, plan: TrainingPlan, *, alive: Callable[[], None]
+    ) -> Evaluation | None:
+        """Return how the adapter does; None without held-out rows, or where the loss is none."""
         rows = chosen(self._cut(self._loaded.heldout_rows, plan), plan.eval_examples)
-        return evaluate(model.base, rows, rows_at_once=plan.batch_size) if rows else None
+        if not rows:
+            return None
+        evaluation = evaluate(model.base, rows, rows_at_once=plan.batch_size, on_part=alive)
+        if not math.isfinite(evaluation.loss):
+            _LOG.warning("the held-out loss is %s: no evaluation", evaluation.loss)
+            return None
+        return evaluation
 
 
 def _is_done(task: TrainTask) -> bool:
@@ -175,7 +197,8 @@ def _residual(path: Path | None, layout: Layout) -> FloatArray | None:
     try:
         return read_adapter_file(path, layout)
     except AdapterError as error:
-        raise _Refused("residual", f"the residual: {error}") from error
+        # Asked again, the agent looks at its residuals and drops what is damaged.
+        raise _Refused("residual", f"the residual: {error}", retryable=True) from error
 
 
 def _encode(

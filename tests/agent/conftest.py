@@ -384,6 +384,7 @@ class AgentProcess:
 
     broker: BrokerConfig
     folder: Path
+    silence_s: float = 1800.0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -395,8 +396,9 @@ class AgentProcess:
         double = Path(__file__).with_name("trainer_double.py")
         program = (
             "import sys; from pathlib import Path; from agent.config import AgentConfig;"
-            "from agent.runtime import run;"
-            "sys.exit(run(AgentConfig.model_validate_json(sys.argv[1]),"
+            "from agent import runtime; from agent.job import JobPolicy;"
+            f"runtime.JobPolicy = lambda: JobPolicy(silence_s={self.silence_s});"
+            "sys.exit(runtime.run(AgentConfig.model_validate_json(sys.argv[1]),"
             " trainer_command=[sys.executable, sys.argv[2]]))"
         )
         config = {

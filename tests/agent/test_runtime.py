@@ -231,7 +231,7 @@ def test_a_second_signal_breaks_no_farewell_off(aggregator: Any, agent_process: 
 
 
 def test_a_trainer_that_hangs_is_killed_and_its_task_done_again(
-    aggregator: Any, agent_process: Any, monkeypatch: pytest.MonkeyPatch
+    aggregator: Any, agent_process: Any
 ) -> None:
     agent_process.silence_s = 1.0
     agent_process.start()

@@ -573,6 +573,17 @@ def test_a_trainer_that_says_nothing_for_long_is_ended(device: Device) -> None:
     assert device.all(EndTrainer) == [EndTrainer()]
 
 
+def test_signs_of_life_of_an_evaluation_are_not_told(device: Device) -> None:
+    device.evaluate(3)
+    device.store(3)
+    device.now += JobPolicy().silence_s - 1
+    (task,) = device.all(StartEvaluation)
+    life = TaskProgress(task.task_id, 0, 0, None, None)
+    assert device.do(device.session.task_progress(life, now=device.now)) == []
+    device.now += JobPolicy().silence_s - 1
+    assert device.do(device.session.tick(device.now)) == []
+
+
 def test_a_trainer_without_a_task_may_be_silent(device: Device) -> None:
     update = device.train_round(1)
     device.receipt(update)

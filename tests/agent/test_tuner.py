@@ -137,7 +137,8 @@ def test_payload_decodes_to_trained_minus_start_bit_by_bit(
     steps: list[tuple[int, int, float | None]] = []
     answer = tuner.train(task, on_step=lambda *step: steps.append(step))
     assert answer == TrainResult("train-1", task.payload_file)
-    assert [(step, count) for step, count, _ in steps] == [(0, 2), (1, 2), (2, 2)]
+    assert steps[0] == (0, 2, None)
+    assert [(step, count) for step, count, _ in steps if step] == [(1, 2), (2, 2)]
     assert tuner._model is not None
     start = np.fromfile(task.adapter_file, dtype="<f4")
     delta = delta_in(task.payload_file, layout)
@@ -148,7 +149,7 @@ def test_payload_decodes_to_trained_minus_start_bit_by_bit(
 def test_header_says_what_was_done(tuner: Tuner, task: TrainTask, layout: Layout) -> None:
     tuner.train(task, on_step=quietly)
     header = read_header(task.payload_file)
-    evaluation = tuner.evaluate(evaluation_of(task))
+    evaluation = tuner.evaluate(evaluation_of(task), on_step=quietly)
     assert isinstance(evaluation, EvalResult)
     assert header.evaluation is not None
     expected = PayloadHeader(
@@ -355,13 +356,15 @@ def test_evaluation_of_another_base_is_refused_and_without_rows_has_no_tokens(
     tuner: Tuner, task: TrainTask
 ) -> None:
     wrong = dataclasses.replace(evaluation_of(task), base_digest="00" * 32)
-    answer = tuner.evaluate(wrong)
+    answer = tuner.evaluate(wrong, on_step=quietly)
     assert isinstance(answer, TaskFailed)
     assert answer.reason == "base-mismatch"
     without = dataclasses.replace(
         evaluation_of(task), plan=dataclasses.replace(PLAN, eval_examples=0)
     )
-    assert tuner.evaluate(without) == EvalResult("eval-1", loss=0.0, tokens=0, correct=0)
+    assert tuner.evaluate(without, on_step=quietly) == EvalResult(
+        "eval-1", loss=0.0, tokens=0, correct=0
+    )
 
 
 def test_held_out_loss_that_is_none_is_not_told(
@@ -372,7 +375,7 @@ def test_held_out_loss_that_is_none_is_not_told(
         tuner_module, "evaluate", lambda *_args, **_options: Evaluation(float("nan"), 9, 3)
     )
     nothing = EvalResult("eval-1", loss=0.0, tokens=0, correct=0)
-    assert tuner.evaluate(evaluation_of(task)) == nothing
+    assert tuner.evaluate(evaluation_of(task), on_step=quietly) == nothing
     assert isinstance(tuner.train(task, on_step=quietly), TrainResult)
     assert read_header(task.payload_file).evaluation is None
 
@@ -393,3 +396,13 @@ def test_nothing_of_training_is_held_while_the_update_is_encoded(
     gc.collect()
     tuner.train(task, on_step=quietly)
     assert held == [False, False]
+
+
+def test_an_evaluation_tells_that_it_lives_and_can_be_cancelled(
+    tuner: Tuner, task: TrainTask
+) -> None:
+    told: list[tuple[int, int, float | None]] = []
+    tuner.evaluate(evaluation_of(task), on_step=lambda *said: told.append(said))
+    assert told == [(0, 0, None)] * 2  # three rows, two at once
+    with pytest.raises(TaskCancelled):
+        tuner.evaluate(evaluation_of(task), on_step=raising(TaskCancelled()))

@@ -46,7 +46,8 @@ def main() -> int:
     if "exit_code" in script:
         sys.stderr.write("trainer: the model folder is not there\n")
         return int(script["exit_code"])
-    threading.Thread(target=follow_leash, daemon=True).start()
+    if not script.get("deaf"):
+        threading.Thread(target=follow_leash, daemon=True).start()
     path = config.trainer_socket
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
