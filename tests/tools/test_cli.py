@@ -1,7 +1,10 @@
 """What the command says and how it exits, in a process of its own, as systemd sees it."""
 
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from codec.layout import Layout
 from transport import frame
 from transport.messages import Have
 
+BASE = str(Path(__file__).resolve().parents[2] / "tools" / "base")
 UNREACHABLE = {"host": "127.0.0.1", "port": 1, "connect_timeout_s": 0.5}
 
 
@@ -108,8 +112,7 @@ def test_a_missing_model_or_a_bad_line_of_data_exits_with_78_and_names_it(tmp_pa
     done = run("trainer", "--config", path, HF_HUB_OFFLINE="1")
     assert (done.returncode, "absent" in one_line(done.stderr)) == (78, True)
     data.write_text('{"text": "a"}\n{"txt": "b"}\n')
-    base = str(Path(__file__).resolve().parents[2] / "tools" / "base")
-    done = run("trainer", "--config", agent_config(tmp_path, model=base))
+    done = run("trainer", "--config", agent_config(tmp_path, model=BASE))
     assert (done.returncode, "train.jsonl:2" in one_line(done.stderr)) == (78, True)
 
 
@@ -117,18 +120,51 @@ def test_a_missing_model_or_a_bad_line_of_data_exits_with_78_and_names_it(tmp_pa
 def test_the_initial_adapter_is_made_once_and_a_broker_that_is_not_there_exits_with_69(
     tmp_path: Path,
 ) -> None:
-    base = str(Path(__file__).resolve().parents[2] / "tools" / "base")
-    make = ("adapter", "--model", base, "--out", str(tmp_path / "adapter"), "--rank", "2")
+    make = ("adapter", "--model", BASE, "--out", str(tmp_path / "adapter"), "--rank", "2")
     assert run(*make).returncode == 0
     again = run(*make)
     assert (again.returncode, "exists" in one_line(again.stderr)) == (2, True)
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     for done in (
         run("aggregator", "--config", aggregator_config(tmp_path)),
-        run("agent", "--config", agent_config(tmp_path, model=base)),
+        run("agent", "--config", agent_config(tmp_path, model=BASE)),
     ):
         assert done.returncode == 69
         assert "127.0.0.1:1" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def closed_broker(tmp_path: Path) -> Iterator[dict[str, object]]:
+    """A mosquitto that lets nobody in, as the services' `broker` section."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    daemon = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if daemon is None:
+        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    config = tmp_path / "closed.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous false\n", encoding="utf-8")
+    config.chmod(0o644)
+    with subprocess.Popen([daemon, "-c", str(config)], stderr=subprocess.DEVNULL) as process:
+        yield {"host": "127.0.0.1", "port": port, "connect_timeout_s": 20.0}
+        process.terminate()
+
+
+@pytest.mark.broker
+@pytest.mark.torch
+def test_a_refused_login_exits_with_77_and_says_what_to_check(
+    tmp_path: Path, closed_broker: dict[str, object]
+) -> None:
+    adapter = tmp_path / "adapter"
+    assert run("adapter", "--model", BASE, "--out", str(adapter), "--rank", "2").returncode == 0
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    for done in (
+        run("aggregator", "--config", aggregator_config(tmp_path, broker=closed_broker)),
+        run("agent", "--config", agent_config(tmp_path, model=BASE, broker=closed_broker)),
+    ):
+        assert done.returncode == 77
+        assert "check broker.username, broker.password_file" in done.stderr
         assert "Traceback" not in done.stderr
 
 
