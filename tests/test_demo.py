@@ -200,6 +200,19 @@ def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
     assert processes_of(out) == []
 
 
+def test_when_the_demo_is_killed_nothing_is_left_running(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(out, "--agents", "1", "--rounds", "50") as demo, observed(out) as observer:
+        observer.wait_for(round_open(1))
+        trainers = children(observer.pid(next(iter(observer.view.devices))))
+        demo.kill()
+        demo.wait()
+        until = time.monotonic() + STEP_TIMEOUT_S
+        while processes_of(out) or any(Path(f"/proc/{pid}").exists() for pid in trainers):
+            assert time.monotonic() < until, processes_of(out)
+            time.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "expected"),
     [

@@ -82,10 +82,13 @@ def _mosquitto(folder: Path) -> BrokerChoice:
     assert daemon is not None
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    # mosquitto started by root changes to its own user, who must be able to write here.
-    folder.chmod(0o777)
+    config = _MOSQUITTO_CONF.format(port=port, folder=folder)
+    if os.geteuid() == 0:
+        # Started by root it would change to a user of its own, who could not write here, and whom
+        # the kernel would not end together with the demo.
+        config += "user root\n"
     file = folder / "mosquitto.conf"
-    file.write_text(_MOSQUITTO_CONF.format(port=port, folder=folder), encoding="utf-8")
+    file.write_text(config, encoding="utf-8")
     return BrokerChoice("mosquitto", "127.0.0.1", port, "5", (daemon, "-c", str(file)))
 
 
