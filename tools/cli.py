@@ -28,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# What the aggregator does without.
+_AGENT_EXTRA = frozenset({"torch", "transformers", "peft"})
+
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The service's YAML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -200,7 +203,17 @@ def inspect(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name not in _AGENT_EXTRA:
+            raise
+        print(  # noqa: T201  # this is a command's last word
+            f"fedfstq: this command needs {error.name}: pip install 'fedfstq[agent]', or on a"
+            " Jetson its vendor's torch",
+            file=sys.stderr,
+        )
+        sys.exit(ExitCode.CONFIG)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,16 @@ def test_an_adapter_of_a_missing_model_exits_with_78(tmp_path: Path) -> None:
     assert missing in one_line(done.stderr)
 
 
+def test_a_command_that_needs_torch_says_so_where_there_is_none(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['torch'] = None; from tools.cli import main; main()"
+    arguments = ("adapter", "--model", BASE, "--out", str(tmp_path / "out"))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 78
+    assert "pip install 'fedfstq[agent]'" in one_line(done.stderr)
+
+
 def test_inspect_prints_a_frame_and_refuses_what_is_none(tmp_path: Path) -> None:
     path = tmp_path / "frame"
     path.write_bytes(frame.encode(Have(1, frozenset({0}), 2)))

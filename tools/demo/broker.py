@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -93,6 +94,11 @@ def _mosquitto(folder: Path) -> BrokerChoice:
 
 
 def _embedded(folder: Path) -> BrokerChoice:
+    if importlib.util.find_spec("amqtt") is None:
+        raise NoBroker(
+            "there is no broker: install mosquitto (Debian: apt install mosquitto), or the embedded"
+            " one (pip install 'fedfstq[demo]')"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     command = (sys.executable, "-m", "tools.demo.embedded_broker", str(port))

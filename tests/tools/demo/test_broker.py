@@ -43,6 +43,15 @@ def test_without_mosquitto_the_embedded_broker_is_taken(
         choose("mosquitto", tmp_path)
 
 
+def test_without_any_broker_it_is_said_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.demo.broker._daemon", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(NoBroker, match="apt install mosquitto"):
+        choose("auto", tmp_path)
+
+
 def test_an_address_is_used_as_it_is(tmp_path: Path) -> None:
     choice = choose("broker.example:1884", tmp_path)
     assert (choice.host, choice.port, choice.command) == ("broker.example", 1884, None)
