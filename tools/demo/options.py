@@ -16,7 +16,7 @@ PLAN = TrainingPlan(
     local_steps=8,
     batch_size=8,
     max_tokens=128,
-    learning_rate=4e-3,
+    learning_rate=2e-3,
     eval_examples=24,
 )
 RANK = 8
