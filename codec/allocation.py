@@ -16,85 +16,68 @@ level is. The lowest level that fits the budget is found by bisection over the b
 float32, so it is exact. Coordinates that lie on the very level where the budget ends share what is
 left in an order that spreads them evenly over the tensors.
 
-Source: arXiv 2604.25421, section on greedy allocation, and Algorithm 1, step 2. Hulls:
-Y. Shoham and A. Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988.
+Memory decides how the bisection goes. Float32 thresholds would take three times the delta's, so
+only their upper 16 bits are kept; once those of the level are known, the lower ones are worked out
+for the few thresholds that share them.
+
+Source: arXiv 2604.25421, section on greedy allocation, and Algorithm 1, step 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from codec.importance import importance
-from codec.quantize import MIN_PEAK, dequantize, quantize, scale_for, to_half
-from codec.slices import CLASS_BITS, Support, tag_and_support_bits
+from codec.gains import blocks
+from codec.slices import CLASS_BITS
 
 if TYPE_CHECKING:
-    from codec.codec import FloatArray, SumArray
-    from codec.layout import Layout, TensorSpec
+    from collections.abc import Sequence
+
+    from codec.gains import Thresholds
+    from codec.layout import TensorSpec
 
 # Counts of coordinates with 2, 4 and 16 bits, int64 (tensors, 3).
 Counts = npt.NDArray[np.int64]
 Fits = Callable[[Counts], bool]
 
-# [coordinates] Worked on at once, so that the float64 intermediates stay in the cache.
-_BLOCK: Final = 1 << 15
+_Halves = npt.NDArray[np.uint16]
 
-# Bit pattern that follows the one of the largest finite float32.
-_ABOVE_ALL: Final = 0x7F80_0000
+# A key is _STEP times its upper half plus its lower one. All keys lie under the bit pattern of
+# infinity, 255·2^23; these factors are where a bisection of that range passes by, so that counts
+# of each digit answer all of its questions.
+_STEP: Final = 255 << 7
+_UPPER_DIGITS: Final = (256, 256)
+_LOWER_DIGITS: Final = (128, 255)
 
 # Multiplier of Fibonacci hashing (2^32 over the golden ratio): multiples modulo 2^32 spread evenly.
 _GOLDEN: Final = 0x9E37_79B1
 
 
+# A coordinate's range of classes in one number: the least in the low two bits, the most over them.
+_LEAST: Final = np.uint8(0b11)
+_MOST: Final = np.uint8(2)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Thresholds:
-    """For each coordinate, the gain per bit at and below which it gets a class.
+class _Group:
+    """When it is the turn of one tensor's undecided coordinates of one range, ascending."""
 
-    Attributes:
-        keys: uint32 (3, size), order-preserving keys of gain per bit; row c - 1 belongs to
-            class c, 0 means never; no column ascends.
-        offsets: int64 (tensors,), the first coordinate of each tensor.
-    """
-
-    keys: npt.NDArray[np.uint32]
-    offsets: npt.NDArray[np.int64]
-
-
-def thresholds(
-    delta: FloatArray, weights: FloatArray, *, layout: Layout, support: Support
-) -> Thresholds:
-    """Return each coordinate's thresholds when its support is sent in this form.
-
-    Args:
-        delta: float32 (layout.size,), finite.
-        weights: float32 (layout.size,), finite and ≥ 0, not zero everywhere.
-        layout: Its tensors are the groups that share scales.
-        support: Decides what a coordinate costs besides its value.
-    """
-    keys = np.zeros((len(CLASS_BITS) - 1, layout.size), dtype=np.float32)
-    peak = max(float(delta.max()), -float(delta.min()))
-    # Gains per bit go from 0 to 1 in these units; the root halves the exponents, so that float32
-    # holds them down to 1e-38 of the largest magnitude.
-    unit = peak**2 * float(weights.max()) or 1.0
-    for tensor in layout.tensors:
-        extra = tag_and_support_bits(support, length=tensor.size)
-        bits = tuple(width + extra for width in CLASS_BITS[1:])
-        for block, gains in class_gains(delta, weights, tensor=tensor):
-            keys[:, block] = np.sqrt(_hull_slopes(gains, bits) / unit)
-    offsets = np.array([tensor.offset for tensor in layout.tensors], dtype=np.int64)
-    return Thresholds(keys.view(np.uint32), offsets)
+    place: int
+    least: int
+    most: int
+    turns: npt.NDArray[np.uint32]
 
 
 def allocate(steps: Thresholds, *, fits: Fits, seed: int) -> npt.NDArray[np.uint8]:
     """Return the class of each coordinate: the most that fits.
 
     Args:
-        steps: From `thresholds`.
+        steps: From `codec.gains.thresholds`.
         fits: Whether an update with these counts of coordinates stays in the budget; never false
             for fewer where it is true for more. Nothing at all has to fit.
         seed: Shifts the order in which coordinates of equal gain share what is left.
@@ -102,98 +85,138 @@ def allocate(steps: Thresholds, *, fits: Fits, seed: int) -> npt.NDArray[np.uint
     Returns:
         uint8 (size,), 0 to 3 for 0, 2, 4 and 16 bits.
     """
-    low, high = 0, _ABOVE_ALL  # `high` fits always, `low` never: 0 would send what gains nothing
+    tensors = steps.layout.tensors
+    halves = [_upper_halves(steps, place) for place in range(len(tensors))]
+    none_above = np.zeros((len(tensors), len(CLASS_BITS) - 1), dtype=np.int64)
+    upper, above = _highest_unfit(halves, above=none_above, digits=_UPPER_DIGITS, fits=fits)
+    ranges, lowers = _lower_halves(steps, halves, upper)
+    lower, above = _highest_unfit(lowers, above=above, digits=_LOWER_DIGITS, fits=fits)
+    _narrow(ranges, lowers, lower, tensors)
+    del halves, lowers
+    if upper or lower:  # level 0 would send what gains nothing
+        _share_rest(ranges, tensors, base=_exactly(above), fits=fits, seed=seed)
+    ranges &= _LEAST
+    return ranges
+
+
+def _upper_halves(steps: Thresholds, place: int) -> _Halves:
+    """Return the upper half of each key of a tensor, uint16 (3, coordinates)."""
+    tensor = steps.layout.tensors[place]
+    halves = np.empty((len(CLASS_BITS) - 1, tensor.size), dtype=np.uint16)
+    for block in blocks(tensor):
+        here = halves[:, block.start - tensor.offset : block.stop - tensor.offset]
+        np.floor_divide(steps.keys(place, block), _STEP, out=here, casting="unsafe")
+    return halves
+
+
+def _lower_halves(
+    steps: Thresholds, halves: Sequence[_Halves], upper: int
+) -> tuple[npt.NDArray[np.uint8], list[list[_Halves]]]:
+    """Return each coordinate's range of classes, and the lower halves that decide within it.
+
+    Args:
+        steps: Works the keys out again.
+        halves: Per tensor, the upper half of each key; overwritten with what is returned.
+        upper: The upper half of the level.
+
+    Returns:
+        Ranges, uint8 (size,), and per tensor and class, in the order of coordinates, the lower half
+        of each key whose upper half is the level's.
+    """
+    ranges = np.empty(steps.layout.size, dtype=np.uint8)
+    lowers = []
+    for place, tensor in enumerate(steps.layout.tensors):
+        ends = [0] * len(halves[place])
+        for block in blocks(tensor):
+            here = halves[place][:, block.start - tensor.offset : block.stop - tensor.offset]
+            alike = here == upper
+            ranges[block] = _range(_number(here > upper), _number(here >= upper))
+            some = np.flatnonzero(alike.any(axis=0))
+            if not some.size:
+                continue
+            keys = steps.keys(place, block.start + some) - np.uint32(upper * _STEP)
+            for row, (end, members) in enumerate(zip(ends, alike[:, some], strict=True)):
+                ends[row] += np.count_nonzero(members)
+                halves[place][row, end : ends[row]] = keys[row, members]
+        lowers.append([row[:end] for row, end in zip(halves[place], ends, strict=True)])
+    return ranges, lowers
+
+
+def _narrow(
+    ranges: npt.NDArray[np.uint8],
+    lowers: Sequence[Sequence[_Halves]],
+    lower: int,
+    tensors: Sequence[TensorSpec],
+) -> None:
+    """Leave only what lies on the level itself undecided, in place."""
+    for tensor, rows in zip(tensors, lowers, strict=True):
+        window = ranges[tensor.offset : tensor.end]
+        least, most = window & _LEAST, window >> _MOST
+        fewest, all_of_them = least.copy(), least.copy()
+        for row, halves in enumerate(rows):
+            if not halves.size:
+                continue
+            members = np.flatnonzero((least <= row) & (row < most))
+            fewest[members] += halves > lower
+            all_of_them[members] += halves >= lower
+        window[:] = _range(fewest, all_of_them)
+
+
+def _range(least: npt.NDArray[np.uint8], most: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a coordinate's least and most class in one number."""
+    both: npt.NDArray[np.uint8] = least | most << _MOST
+    return both
+
+
+def _number(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Return how many of the rows are true, uint8 (coordinates,)."""
+    number = np.zeros(rows.shape[1], dtype=np.uint8)
+    for row in rows:
+        number += row
+    return number
+
+
+def _highest_unfit(
+    rows: Sequence[Iterable[_Halves]], *, above: Counts, digits: tuple[int, int], fits: Fits
+) -> tuple[int, Counts]:
+    """Return the highest value that fits no more, and how many lie over it.
+
+    Args:
+        rows: Per tensor and class, values under the product of `digits`, any number of them.
+        above: How many more lie over all values, int64 (tensors, 3).
+        digits: How many values each of a value's two digits has, the upper digit first.
+        fits: As in `allocate`.
+    """
+    size, rest = digits
+    table = _at_least(((row // rest for row in three) for three in rows), above, size)
+    upper = _bisect(table, fits)
+    lasts = ((row[row // rest == upper] % rest for row in three) for three in rows)
+    table = _at_least(lasts, table[..., upper + 1].copy(), rest)
+    last = _bisect(table, fits)
+    return upper * rest + last, table[..., last + 1].copy()
+
+
+def _at_least(digits: Iterable[Iterable[_Halves]], above: Counts, size: int) -> Counts:
+    """Return how many keys have each digit or a higher one, int64 (tensors, 3, size + 1)."""
+    table = np.empty((*above.shape, size + 1), dtype=np.int64)
+    table[..., size] = above
+    for place, three in enumerate(digits):
+        for row, values in enumerate(three):
+            table[place, row, :size] = np.bincount(values, minlength=size)
+    falling = table[..., ::-1]
+    np.cumsum(falling, axis=-1, out=falling)
+    return table
+
+
+def _bisect(table: Counts, fits: Fits) -> int:
+    low, high = 0, table.shape[-1] - 1  # `high` fits always, `low` never
     while high - low > 1:
         middle = (low + high) // 2
-        if fits(_counts(steps, middle)):
+        if fits(_exactly(table[..., middle])):
             high = middle
         else:
             low = middle
-    classes = _classes(steps.keys, high)
-    if low > 0:
-        _share_rest(classes, steps, level=low, fits=fits, seed=seed)
-    return classes
-
-
-def captured(
-    classes: npt.NDArray[np.uint8], delta: FloatArray, weights: FloatArray, *, layout: Layout
-) -> SumArray:
-    """Return the Fisher-weighted squared error that these classes avoid, float64 (tensors,)."""
-    sums = np.zeros(len(layout.tensors))
-    for place, tensor in enumerate(layout.tensors):
-        for block, gains in class_gains(delta, weights, tensor=tensor):
-            for number, row in enumerate(gains, start=1):
-                sums[place] += row[classes[block] == number].sum()
-    return sums
-
-
-def class_gains(
-    delta: FloatArray, weights: FloatArray, *, tensor: TensorSpec
-) -> Iterator[tuple[slice, SumArray]]:
-    """Yield the Fisher-weighted drop in squared error of each class, block by block.
-
-    The scales are those of the tensor's largest magnitude. A drop below zero counts as zero.
-
-    Yields:
-        A block of flat coordinates, and float64 (3, block) for 2, 4 and 16 bits.
-    """
-    whole = delta[tensor.offset : tensor.end]
-    peak = np.float32(max(whole.max(), -whole.min()))
-    if peak < MIN_PEAK:
-        return
-    for start in range(tensor.offset, tensor.end, _BLOCK):
-        block = slice(start, min(start + _BLOCK, tensor.end))
-        yield block, _gains(delta[block], weights[block], peak=peak)
-
-
-def _gains(values: FloatArray, weights: FloatArray, *, peak: np.float32) -> SumArray:
-    unsent = importance(values, weights)
-    gains = np.empty((len(CLASS_BITS) - 1, values.size))
-    for row, width in enumerate(CLASS_BITS[1:-1]):
-        scale = scale_for(peak, width=width)
-        sent = dequantize(quantize(values, scale, width=width), scale)
-        gains[row] = unsent - importance(values - sent, weights)
-    gains[-1] = unsent - importance(values - to_half(values).astype(np.float32), weights)
-    return np.maximum(gains, 0, out=gains)
-
-
-def _hull_slopes(gains: SumArray, bits: tuple[int, ...]) -> SumArray:
-    """Return the gain per bit of the hull's step up to each class, float64 (3, block).
-
-    Classes that lie under the hull get the step that jumps over them. At a level of gain per bit
-    the best class is c or higher where some such class beats every lower one by that level.
-    """
-    gains_and_none = np.concatenate((np.zeros((1, gains.shape[1])), gains))
-    bits_and_none = (0, *bits)
-    slopes = np.empty_like(gains)
-    for number in range(1, len(bits_and_none)):
-        best = np.zeros(gains.shape[1])
-        for higher in range(number, len(bits_and_none)):
-            worst = np.full(gains.shape[1], np.inf)
-            for lower in range(number):
-                rise = gains_and_none[higher] - gains_and_none[lower]
-                rise /= bits_and_none[higher] - bits_and_none[lower]
-                np.minimum(worst, rise, out=worst)
-            np.maximum(best, worst, out=best)
-        if number > 1:  # the rows fall by theory; rounding must not undo it
-            np.minimum(best, slopes[number - 2], out=best)
-        slopes[number - 1] = best
-    return slopes
-
-
-def _classes(keys: npt.NDArray[np.uint32], level: int) -> npt.NDArray[np.uint8]:
-    classes = np.zeros(keys.shape[1], dtype=np.uint8)
-    for row in keys:
-        classes += row >= np.uint32(level)
-    return classes
-
-
-def _counts(steps: Thresholds, level: int) -> Counts:
-    at_least = [
-        np.add.reduceat((row >= np.uint32(level)).view(np.uint8), steps.offsets, dtype=np.int64)
-        for row in steps.keys
-    ]
-    return _exactly(np.stack(at_least, axis=1))
+    return low
 
 
 def _exactly(at_least: Counts) -> Counts:
@@ -204,23 +227,28 @@ def _exactly(at_least: Counts) -> Counts:
 
 
 def _share_rest(
-    classes: npt.NDArray[np.uint8], steps: Thresholds, *, level: int, fits: Fits, seed: int
+    ranges: npt.NDArray[np.uint8],
+    tensors: Sequence[TensorSpec],
+    *,
+    base: Counts,
+    fits: Fits,
+    seed: int,
 ) -> None:
-    """Raise to their next class as many coordinates on `level` as still fit, in place."""
-    tied = np.flatnonzero((steps.keys == np.uint32(level)).any(axis=0))
-    raised = _classes(steps.keys[:, tied], level)
-    shifted = tied.astype(np.uint64) + np.uint64(seed & 0xFFFF_FFFF)
-    order = (shifted * np.uint64(_GOLDEN)) & np.uint64(0xFFFF_FFFF)
-    cells = len(CLASS_BITS) * (np.searchsorted(steps.offsets, tied, side="right") - 1)
-    before, after = cells + classes[tied], cells + raised
-    base = _counts(steps, level + 1)
+    """Raise to their most class as many undecided coordinates as still fit, in place."""
+    groups = [
+        _Group(place, int(number & _LEAST), int(number >> _MOST), np.sort(turns[kinds == number]))
+        for place, tensor in enumerate(tensors)
+        for _, kinds, turns in [_undecided(ranges, tensor, seed)]
+        for number in np.flatnonzero(np.bincount(kinds))
+    ]
 
     def with_first(bound: int) -> Counts:
-        first = order < np.uint64(bound)
-        size = len(CLASS_BITS) * len(base)
-        moved = np.bincount(after[first], minlength=size)
-        moved -= np.bincount(before[first], minlength=size)
-        counts: Counts = base + moved.reshape(-1, len(CLASS_BITS))[:, 1:]
+        counts: Counts = base.copy()
+        for group in groups:
+            moved = int(np.searchsorted(group.turns, np.uint32(bound)))
+            counts[group.place, group.most - 1] += moved
+            if group.least:
+                counts[group.place, group.least - 1] -= moved
         return counts
 
     low, high = 0, 1 << 32  # the first 0 fit, all of them do not
@@ -230,5 +258,17 @@ def _share_rest(
             low = middle
         else:
             high = middle
-    chosen = order < np.uint64(low)
-    classes[tied[chosen]] = raised[chosen]
+    for place in {group.place for group in groups}:
+        places, kinds, turns = _undecided(ranges, tensors[place], seed)
+        chosen = turns < np.uint32(low)
+        ranges[places[chosen]] = kinds[chosen] >> _MOST
+
+
+def _undecided(
+    ranges: npt.NDArray[np.uint8], tensor: TensorSpec, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+    """Return a tensor's undecided coordinates, their ranges, and when it is their turn."""
+    window = ranges[tensor.offset : tensor.end]
+    places = np.flatnonzero(window & _LEAST != window >> _MOST)
+    shifted = (places + tensor.offset).astype(np.uint32) + np.uint32(seed & 0xFFFF_FFFF)
+    return places + tensor.offset, window[places], shifted * np.uint32(_GOLDEN)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from codec.layout import Layout
 
@@ -41,6 +41,30 @@ class Budget:
 
     update_bytes: int | None
     segment_bytes: int
+
+
+class Part(Protocol):
+    """What a range of consecutive flat coordinates became, `begin` up to, not including, `end`."""
+
+    @property
+    def begin(self) -> int:
+        """The first coordinate of the range."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The coordinate that follows the last of the range."""
+        ...
+
+    @property
+    def positions(self) -> slice | npt.NDArray[np.int64]:
+        """The flat coordinates within the range that were sent, ascending."""
+        ...
+
+    @property
+    def values(self) -> FloatArray:
+        """What was sent for each of them, float32, finite."""
+        ...
 
 
 class Codec(Protocol):
@@ -83,6 +107,22 @@ class Codec(Protocol):
         Raises:
             InvalidInput: A wrong shape or dtype, a value that is not finite, a budget that is too
                 small for a single segment.
+        """
+        ...
+
+    def parts(
+        self, segment: bytes, *, index: int, segment_count: int, layout: Layout
+    ) -> Sequence[Part]:
+        """Return what one segment stands for.
+
+        Args:
+            segment: Bytes from elsewhere.
+            index: Which of the update's segments it has to be.
+            segment_count: How many segments the whole update has.
+            layout: The layout that the update was made for.
+
+        Raises:
+            CodecError: Bytes that are truncated, damaged, of another layout or not finite.
         """
         ...
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec import limits
-from codec.allocation import Counts, allocate, captured, thresholds
+from codec.allocation import Counts, allocate
 from codec.codec import Order
 from codec.cutting import cut
 from codec.disjoint import check_disjoint
 from codec.errors import InvalidInput
+from codec.gains import captured, thresholds
 from codec.importance import fisher_or_uniform
 from codec.inputs import check_budget, check_delta, check_fisher, check_sum
 from codec.scales import class_scales
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from codec.codec import Budget, FloatArray, SumArray
     from codec.layout import Layout
+    from codec.slices import Slice
 
 # Bytes of a segment before its first slice.
 PREAMBLE_BYTES: Final = HEADER_BYTES + COUNT.size
@@ -104,9 +106,19 @@ class Fstq:
             size = sum(map(len, payloads)) + HEADER_BYTES * len(payloads)
             if size <= budget.update_bytes:
                 return self._segments(payloads, layout)
+            del plan, payloads
             # The plan estimates how many cuts the segments' ends cost; tiny segments can cost more.
             allowance = min(allowance - 1, allowance * budget.update_bytes // size)
             allowance = max(allowance, PREAMBLE_BYTES)
+
+    def parts(
+        self, segment: bytes, *, index: int, segment_count: int, layout: Layout
+    ) -> list[Slice]:
+        """Return the slices of one segment, as `codec.codec.Codec` says."""
+        payload = open_payload(
+            segment, codec_id=self.codec_id, index=index, count=segment_count, layout=layout
+        )
+        return parse_slices(payload, layout=layout)
 
     def accumulate(
         self,
@@ -126,10 +138,7 @@ class Fstq:
         check_sum(total, weight=weight, layout=layout)
         slices = []
         for index, segment in segments.items():
-            payload = open_payload(
-                segment, codec_id=self.codec_id, index=index, count=segment_count, layout=layout
-            )
-            slices += parse_slices(payload, layout=layout)
+            slices += self.parts(segment, index=index, segment_count=segment_count, layout=layout)
         check_disjoint(slices)
         for part in slices:
             total[part.positions] += weight * part.values.astype(np.float64)

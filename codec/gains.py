@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from codec.codec import FloatArray, SumArray
     from codec.layout import Layout, TensorSpec
 
-# [coordinates] Worked on at once, so that the float64 intermediates stay in the cache. Sums are
-# made per block: another size changes their last bits, and with them which of two equal tensors
-# goes first.
-BLOCK: Final = 1 << 15
+# [coordinates] Worked on at once, so that the float64 intermediates stay in the cache.
+_BLOCK: Final = 1 << 13
+
+# [coordinates] Summed up at once. Another size changes the last bits of a tensor's sum, and with
+# them which of two tensors that are as good as each other goes first.
+_SUMMED: Final = 1 << 15
 
 _CLASSES: Final = range(1, len(CLASS_BITS))
 
@@ -69,12 +71,10 @@ class Thresholds:
         if peak >= MIN_PEAK:
             extra = tag_and_support_bits(self.support, length=self.layout.tensors[place].size)
             bits = tuple(CLASS_BITS[number] + extra for number in _CLASSES)
-            for key, slope in zip(
-                keys, _hull_slopes(class_gains(values, weights, peak=peak), bits), strict=True
-            ):
-                slope /= self.unit
+            slopes = _hull_slopes(class_gains(values, weights, peak=peak), bits)
+            for key, slope in zip(keys, slopes, strict=True):
                 # The root halves the exponents, so that float32 holds gains down to 1e-76.
-                key[:] = np.sqrt(slope, out=slope)
+                key[:] = np.sqrt(slope / self.unit)
         return keys.view(np.uint32)
 
 
@@ -103,7 +103,7 @@ def captured(
         peak = _peak(delta, tensor)
         if peak < MIN_PEAK:
             continue
-        for block in blocks(tensor):
+        for block in blocks(tensor, size=_SUMMED):
             for number in _CLASSES:
                 members = np.flatnonzero(classes[block] == number)
                 values, fisher = delta[block][members], weights[block][members]
@@ -112,10 +112,10 @@ def captured(
     return sums
 
 
-def blocks(tensor: TensorSpec) -> Iterator[slice]:
-    """Yield the tensor's flat coordinates, a block at a time."""
-    for start in range(tensor.offset, tensor.end, BLOCK):
-        yield slice(start, min(start + BLOCK, tensor.end))
+def blocks(tensor: TensorSpec, *, size: int = _BLOCK) -> Iterator[slice]:
+    """Yield the tensor's flat coordinates, a block of this size at a time."""
+    for start in range(tensor.offset, tensor.end, size):
+        yield slice(start, min(start + size, tensor.end))
 
 
 def class_gains(values: FloatArray, weights: FloatArray, *, peak: np.float32) -> SumArray:
@@ -145,13 +145,14 @@ def _gain(
         scale = scale_for(peak, width=width)
         sent = dequantize(quantize(values, scale, width=width), scale)
     error = importance(np.subtract(values, sent, out=sent), weights)
-    gain = np.subtract(unsent, error, out=error)
+    gain: SumArray = np.subtract(unsent, error, out=error)
     return np.maximum(gain, 0, out=gain)
 
 
 def _peak(delta: FloatArray, tensor: TensorSpec) -> np.float32:
     whole = delta[tensor.offset : tensor.end]
-    return np.float32(max(whole.max(), -whole.min()))
+    peak: np.float32 = np.maximum(whole.max(), -whole.min())
+    return peak
 
 
 def _hull_slopes(gains: SumArray, bits: tuple[int, ...]) -> tuple[SumArray, SumArray, SumArray]:
@@ -162,7 +163,7 @@ def _hull_slopes(gains: SumArray, bits: tuple[int, ...]) -> tuple[SumArray, SumA
     """
 
     def rise(higher: int, lower: int = 0) -> SumArray:
-        more = gains[higher - 1] - gains[lower - 1] if lower else gains[higher - 1].copy()
+        more: SumArray = gains[higher - 1] - (gains[lower - 1] if lower else 0)
         more /= bits[higher - 1] - (bits[lower - 1] if lower else 0)
         return more
 

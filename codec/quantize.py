@@ -45,7 +45,8 @@ def quantize(values: FloatArray, scale: np.float32, *, width: int) -> npt.NDArra
     top = top_level(width)
     with np.errstate(over="ignore"):  # an overflow is infinite, and clipped like any other
         steps = np.rint(values / scale)
-    return np.clip(steps, -top, top, out=steps).astype(np.int8)
+    np.minimum(steps, top, out=steps)
+    return np.maximum(steps, -top, out=steps).astype(np.int8)
 
 
 def dequantize(levels: npt.NDArray[np.int8], scale: np.float32) -> FloatArray:
@@ -55,4 +56,5 @@ def dequantize(levels: npt.NDArray[np.int8], scale: np.float32) -> FloatArray:
 
 def to_half(values: FloatArray) -> npt.NDArray[np.float16]:
     """Return the nearest IEEE float16 of each value; magnitudes over 65,504 are clipped to it."""
-    return np.clip(values, -MAX_HALF, MAX_HALF).astype("<f2")
+    clipped: FloatArray = np.maximum(np.minimum(values, MAX_HALF), -MAX_HALF)
+    return clipped.astype("<f2")

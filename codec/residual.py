@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codec.codec import Order
+from codec.disjoint import check_disjoint
 from codec.errors import InvalidInput
 from codec.inputs import check_delta
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
-    from codec.codec import Codec, FloatArray, SumArray
+    from codec.codec import Codec, FloatArray, Part
     from codec.layout import Layout
 
 
@@ -56,26 +58,34 @@ def residual_after(
         raise InvalidInput(f"the receipt names segments that were never sent, as {unknown[0]}")
     if codec.order is Order.EXCHANGEABLE:
         return np.zeros(layout.size, dtype=np.float32)
-    arrived = set(accepted)
     if feedback:
-        rest = delta.astype(np.float64)
-        chosen = {index: encoded[index] for index in arrived}
-        _accumulate(chosen, codec, layout, count=len(encoded), weight=-1.0, total=rest)
-        rest *= decay
+        # Made in float64 and rounded once, without a float64 array of all coordinates.
+        rest = np.multiply(delta, decay, dtype=np.float64, out=np.empty_like(delta))
+        for part in _parts(set(accepted), encoded, codec, layout):
+            left = delta[part.positions].astype(np.float64) - part.values
+            rest[part.positions] = left * decay
     else:
-        rest = np.zeros(layout.size, dtype=np.float64)
-        chosen = {index: encoded[index] for index in encoded.keys() - arrived}
-        _accumulate(chosen, codec, layout, count=len(encoded), weight=1.0, total=rest)
-    return rest.astype(np.float32)
+        rest = np.zeros(layout.size, dtype=np.float32)
+        for part in _parts(encoded.keys() - accepted, encoded, codec, layout):
+            rest[part.positions] += part.values
+    return rest
 
 
-def _accumulate(
-    segments: Mapping[int, bytes],
-    codec: Codec,
-    layout: Layout,
-    *,
-    count: int,
-    weight: float,
-    total: SumArray,
-) -> None:
-    codec.accumulate(segments, layout=layout, segment_count=count, weight=weight, total=total)
+def _parts(
+    chosen: Collection[int], encoded: Mapping[int, bytes], codec: Codec, layout: Layout
+) -> Iterator[Part]:
+    """Yield the parts of the chosen segments, of which only one segment's are held at a time."""
+    ranges: list[_Range] = []
+    for index in chosen:
+        for part in codec.parts(
+            encoded[index], index=index, segment_count=len(encoded), layout=layout
+        ):
+            ranges.append(_Range(part.begin, part.end))
+            yield part
+    check_disjoint(ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    begin: int
+    end: int

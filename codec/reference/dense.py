@@ -36,6 +36,10 @@ class _Run:
     def end(self) -> int:
         return self.begin + self.values.size
 
+    @property
+    def positions(self) -> slice:
+        return slice(self.begin, self.end)
+
 
 @dataclass(frozen=True, slots=True)
 class Dense:
@@ -93,6 +97,15 @@ class Dense:
             for index, start in enumerate(starts)
         )
 
+    def parts(
+        self, segment: bytes, *, index: int, segment_count: int, layout: Layout
+    ) -> list[_Run]:
+        """Return the run of one segment, as `codec.codec.Codec` says."""
+        payload = open_payload(
+            segment, codec_id=self.codec_id, index=index, count=segment_count, layout=layout
+        )
+        return [_parse_run(payload, layout)]
+
     def accumulate(
         self,
         segments: Mapping[int, bytes],
@@ -111,13 +124,10 @@ class Dense:
         check_sum(total, weight=weight, layout=layout)
         runs = []
         for index, segment in segments.items():
-            payload = open_payload(
-                segment, codec_id=self.codec_id, index=index, count=segment_count, layout=layout
-            )
-            runs.append(_parse_run(payload, layout))
+            runs += self.parts(segment, index=index, segment_count=segment_count, layout=layout)
         check_disjoint(runs)
         for run in runs:
-            total[run.begin : run.end] += weight * run.values.astype(np.float64)
+            total[run.positions] += weight * run.values.astype(np.float64)
 
 
 def dense_bytes(layout: Layout, *, segment_bytes: int) -> int:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.allocation import Counts, allocate, captured, class_gains, thresholds
+from codec.allocation import Counts, allocate
+from codec.gains import captured, class_gains, thresholds
 from codec.layout import Layout
 from codec.slices import CLASS_BITS, Support, tag_and_support_bits
 
@@ -40,8 +41,10 @@ def gains_of(delta: np.ndarray, weights: np.ndarray, layout: Layout) -> np.ndarr
     """Gain of each class, (4, size), from the same scales."""
     gains = np.zeros((4, layout.size))
     for tensor in layout.tensors:
-        for block, rows in class_gains(delta, weights, tensor=tensor):
-            gains[1:, block] = rows
+        window = slice(tensor.offset, tensor.end)
+        gains[1:, window] = class_gains(
+            delta[window], weights[window], peak=np.abs(delta[window]).max()
+        )
     return gains
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import codec.fstq
 from codec import limits
 from codec.codec import Budget, Order
 from codec.errors import CorruptSegment, InvalidInput, LayoutMismatch, UnsupportedVersion
@@ -80,6 +82,16 @@ def test_the_budget_is_never_exceeded_and_sending_never_hurts(
     decoded = decode(dict(enumerate(segments)), layout, len(segments))
     error = np.abs(decoded - delta)
     assert (error <= np.abs(delta) * (1 + 1e-6)).all()
+
+
+def test_a_plan_that_was_too_large_is_made_again(layout_of: LayoutOf, draw: Draw) -> None:
+    """Five tiny tensors in segments of one or two slices: the ends cost more than was planned."""
+    layout = layout_of([2] * 5)
+    delta, fisher = draw(layout.size, 2)
+    with patch.object(codec.fstq, "cut", wraps=codec.fstq.cut) as cut:
+        segments = encode(delta, fisher, layout, 75, 69)
+    assert cut.call_count == 2
+    assert sum(map(len, segments)) <= 75
 
 
 @pytest.mark.parametrize("bits", [0.5, 2, 4.8])

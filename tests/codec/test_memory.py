@@ -1,0 +1,72 @@
+"""What the codec holds beside its inputs: a device has 8 GB for everything."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from codec.codec import Budget
+from codec.layout import Layout
+from codec.registry import codec_named
+from codec.residual import residual_after
+
+LayoutOf = Callable[[Sequence[int]], Layout]
+Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+SIZES = [20_000] * 100
+
+
+def peak_in_deltas(action: Callable[[], object], delta: np.ndarray) -> float:
+    """Return the peak of what `action` holds, its result included, in sizes of the delta."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1] / delta.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("normal", 4.8), ("normal", 18.0), ("equal", 1.0)])
+def test_encoding_holds_little_more_than_twice_the_delta(
+    layout_of: LayoutOf, draw: Draw, kind: str, bits: float
+) -> None:
+    layout = layout_of(SIZES)
+    delta, fisher = draw(layout.size, 1)
+    weights = fisher
+    if kind == "equal":  # every coordinate lies on the level at which the budget ends
+        delta, weights = np.copysign(np.float32(2e-4), delta), np.ones_like(fisher)
+    budget = Budget(int(layout.size * bits / 8), 32_768)
+    fstq = codec_named("fstq")
+    peak = peak_in_deltas(
+        lambda: fstq.encode(delta, weights, layout=layout, budget=budget, seed=1), delta
+    )
+    assert peak <= 2.2
+
+
+@pytest.mark.parametrize("name", ["fp32", "fstq"])
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_residual_takes_less_than_twice_the_delta(
+    layout_of: LayoutOf, draw: Draw, name: str, *, feedback: bool
+) -> None:
+    layout = layout_of(SIZES)
+    delta, fisher = draw(layout.size, 2)
+    update_bytes = None if name == "fp32" else layout.size // 2
+    codec = codec_named(name)
+    segments = codec.encode(
+        delta, fisher, layout=layout, budget=Budget(update_bytes, 32_768), seed=1
+    )
+
+    def residual() -> np.ndarray:
+        return residual_after(
+            delta,
+            encoded=dict(enumerate(segments)),
+            accepted=range(0, len(segments), 2),
+            codec=codec,
+            layout=layout,
+            feedback=feedback,
+            decay=0.9,
+        )
+
+    assert peak_in_deltas(residual, delta) < 2
