@@ -55,15 +55,6 @@ class FleetView:
         """What dense fp32 updates of the same participants would have taken."""
         return sum(summary.bytes_up_fp32 for summary in self.summaries.values())
 
-    def loss_of(self, version: int) -> float | None:
-        """Return the held-out loss that devices reported for an adapter version."""
-        for summary in self.summaries.values():
-            if summary.eval_version == version:
-                return summary.eval_loss
-        if self.model and self.model.version == version:
-            return self.model.eval_loss
-        return None
-
     def _fold(self, address: topics.Address, payload: bytes) -> None:
         match address:
             case topics.CoordStatus():

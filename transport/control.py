@@ -36,7 +36,6 @@ class DeviceState(str, Enum):
 class ServiceState(str, Enum):
     """What the aggregator is doing."""
 
-    STARTING = "starting"
     WAITING = "waiting"  # for enough devices
     RUNNING = "running"
     FINISHED = "finished"

@@ -5,11 +5,11 @@ from transport.topics import Topics
 NAMES = Topics("f")
 
 
-def summary(round_id: int, *, eval_loss: float | None = 2.0) -> control.RoundSummary:
+def summary(round_id: int) -> control.RoundSummary:
     return control.RoundSummary(
         run="r", round_id=round_id, version=round_id, participants=2, complete=2, partial=0, late=0,
         seconds=1.0, bytes_up=100, bytes_up_payload=90, bytes_up_fp32=1000, bytes_down=50,
-        train_loss=2.0, eval_version=round_id - 1, eval_loss=eval_loss, eval_accuracy=0.5,
+        train_loss=2.0, eval_version=round_id - 1, eval_loss=2.0, eval_accuracy=0.5,
         eval_tokens=10, refused={},
     )  # fmt: skip
 
@@ -41,16 +41,6 @@ def test_bytes_are_summed_over_rounds_and_a_repeated_summary_counts_once() -> No
     for round_id in (1, 2, 2):
         receive(view, topics.RoundLast(), summary(round_id))
     assert (view.bytes_up, view.bytes_up_fp32) == (200, 2000)
-
-
-def test_the_loss_of_a_version_comes_from_the_round_that_trained_from_it_or_from_the_model() -> (
-    None
-):
-    view = FleetView(NAMES)
-    receive(view, topics.RoundLast(), summary(1, eval_loss=2.5))
-    model = control.ModelStatus(run="r", version=1, sha256="", bytes=1, segments=1, eval_loss=2.25)
-    receive(view, topics.Model(), model)
-    assert [view.loss_of(version) for version in (0, 1, 2)] == [2.5, 2.25, None]
 
 
 def test_service_run_round_and_alerts_are_kept_and_an_empty_alert_clears() -> None:
