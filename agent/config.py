@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from agent.budget import UplinkConfig
 from transport.broker import BrokerConfig
 from transport.topics import identifier
 
@@ -41,6 +42,11 @@ class AgentConfig(BaseModel):
         dtype: Of the frozen base model; the adapter is float32 always.
         threads: torch's CPU threads; None leaves torch its own choice.
         trainer: "child" starts the trainer and ends with it; "service" finds it running already.
+        uplink: How much of its link this device gives to a round.
+        reconnect_spread_s: When the broker has closed or refused connections, this device comes
+            back after up to so many seconds: all devices of a federation notice at once, and one
+            that comes back at a time of its own choosing leaves the broker to breathe. 85 s are for
+            5,000 devices; a dozen may take 1 s.
         telemetry_interval_s: Seconds between telemetry messages.
     """
 
@@ -56,6 +62,8 @@ class AgentConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
     trainer: Literal["child", "service"] = "child"
+    uplink: UplinkConfig = UplinkConfig()
+    reconnect_spread_s: float = Field(default=85.0, ge=0.0, le=3600.0)
     telemetry_interval_s: float = Field(default=10.0, gt=0.0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -102,7 +102,8 @@ def _open(path: Path) -> sqlite3.Connection:
             )
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(  # noqa: TRY301 - one place closes what was opened
-                f"version {version}, this program knows {SCHEMA_VERSION}"
+                f"it is of version {version}, this program knows {SCHEMA_VERSION}; the program "
+                "that wrote it can still send what waits in it"
             )
     except sqlite3.DatabaseError:
         connection.close()

@@ -10,6 +10,7 @@ from agent.outputs import Output
 from agent.session import Session
 from transport import control, frame
 from transport.control import EvalCommand, ModelStatus, RunAnnouncement, TrainCommand
+from transport.crash_points import reach
 from transport.errors import BadTopic, MalformedMessage, MessageError
 from transport.link import Delivery
 from transport.messages import AdapterManifest, Have, Receipt, Segment, Want
@@ -69,6 +70,7 @@ class Deliveries:
             case Command(client_id, name, command_id) if client_id == self._client_id:
                 return self._command(name, command_id, payload, now=now)
             case Down(client_id, uid) if client_id == self._client_id:
+                reach("agent-answer-in")
                 return session.answered(uid, _answer(payload), now=now)
             case ModelManifest(version, delta):
                 manifest = frame.decode(AdapterManifest, payload)

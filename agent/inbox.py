@@ -49,6 +49,15 @@ class Inbox:
             return -1
         return self._model.version
 
+    def chain_from(self, version: int) -> int:
+        """Return the oldest version from which deltas lead to this one, itself where none do."""
+        model = self._model
+        if model is None or model.run != self.run_id or model.version != version:
+            return version - 1  # There may be one from the version before.
+        if model.chain_from is not None and model.chain_bytes <= model.bytes:
+            return model.chain_from
+        return version - 1 if model.delta_segments else version
+
     def announced(self, run: RunAnnouncement) -> bool:
         """Take a run's announcement; return whether the run is another than before."""
         other = run.run != self.run_id

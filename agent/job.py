@@ -17,7 +17,6 @@ from transport.control import (
     TrainCommand,
     TrainResponse,
 )
-from transport.fetch import Fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,6 @@ class Job:
         expires_at: The deadline by this device's clock, at which it gives up fetching.
         failures: How often it failed.
         retry_at: When it is tried again; None at once.
-        fetch: The download of its adapter version, while it is on.
-        base: The version before, where its delta is fetched and not the whole adapter.
-        silences: How often nothing at all came of the delta.
-        whole: The delta was of no use: the whole adapter is fetched.
-        storing: The download is complete and being checked and kept.
         running: The trainer has it.
     """
 
@@ -66,11 +60,6 @@ class Job:
     expires_at: float
     failures: int = 0
     retry_at: float | None = None
-    fetch: Fetch | None = None
-    base: Adapter | None = None
-    silences: int = 0
-    whole: bool = False
-    storing: bool = False
     running: bool = False
 
     @property

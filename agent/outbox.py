@@ -28,6 +28,7 @@ from codec.codec import Order
 from codec.errors import UnknownCodec
 from codec.registry import codec_named
 from transport import bitmap, frame
+from transport.crash_points import reach
 from transport.messages import Manifest, Receipt, ReceiptState, SegmentEntry
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 PAYLOAD_SUFFIX = ".upd"
 # [rounds] A repeated command is at most some rounds old; each row takes tens of bytes.
 SETTLED_KEPT = 1024
+# The reason of a late receipt under the policy that throws late updates away.
+DROPPED = "dropped"
 
 
 class UnusablePayload(Exception):
@@ -77,6 +80,16 @@ class Outbox:
         """The highest epoch seen of the run's aggregator."""
         return int(self._database.fact("epoch") or 0)
 
+    @property
+    def goodput_bps(self) -> float | None:
+        """The goodput that was planned with last, in bits per second; None before any."""
+        return self._measure("goodput_bps")
+
+    @property
+    def train_s(self) -> float | None:
+        """Seconds that training for a round of this run takes; None before the first."""
+        return self._measure("train_s")
+
     def begin_run(self, run: str) -> None:
         """Clear what belongs to another run; the count of updates goes on."""
         if run == self.run:
@@ -88,6 +101,7 @@ class Outbox:
                 database.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
             self._database.set_fact("run", run)
             self._database.set_fact("epoch", "0")
+            database.execute("DELETE FROM facts WHERE name = 'train_s'")
         if left or leftovers:
             log.warning(
                 "%s: run %s begins: dropped %d updates and %d leftovers of the run before",
@@ -104,6 +118,16 @@ class Outbox:
         """Keep the aggregator's epoch."""
         with self._transaction():
             self._database.set_fact("epoch", str(epoch))
+
+    def remember_goodput(self, bits_per_second: float) -> None:
+        """Keep the goodput that is planned with; it is the link's, whatever run is on."""
+        with self._transaction():
+            self._database.set_fact("goodput_bps", repr(bits_per_second))
+
+    def remember_training(self, seconds: float) -> None:
+        """Keep how long training for a round of this run takes."""
+        with self._transaction():
+            self._database.set_fact("train_s", repr(seconds))
 
     def waiting(self) -> tuple[Upload, ...]:
         """Return the updates that wait for a receipt, oldest first."""
@@ -148,6 +172,7 @@ class Outbox:
         )
         if known:
             return Upload(str(known[0][0]), _manifest(known[0][1]))
+        reach("agent-row-before")
         try:
             upload, used = self._insert_update(path)
         except UnusablePayload:
@@ -190,6 +215,7 @@ class Outbox:
             return
         round_id, path = int(str(rows[0][0])), self._payload_of(uid)
         leaves = self._leaves(uid, path, receipt)
+        reach("agent-receipt-before")
         with self._transaction() as database:
             if leaves:
                 database.execute(
@@ -206,9 +232,12 @@ class Outbox:
                 "INSERT OR REPLACE INTO settled VALUES (?, ?)", (round_id, receipt.state.value)
             )
             database.execute("DELETE FROM settled WHERE round_id <= ?", (round_id - SETTLED_KEPT,))
+            reach("agent-receipt-open")
+        reach("agent-receipt-committed")
         self._headers.pop(uid, None)
         if not leaves:
             path.unlink(missing_ok=True)
+        reach("agent-receipt-done")
         log.info(
             "%s round %d: update %s is %s, %d of %d segments%s",
             self._client_id,
@@ -232,6 +261,10 @@ class Outbox:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._database.transaction() as connection:
             yield connection
+
+    def _measure(self, name: str) -> float | None:
+        value = self._database.fact(name)
+        return None if value is None else float(value)
 
     def _payload_of(self, uid: str) -> Path:
         rows = self._database.rows("SELECT payload FROM updates WHERE uid = ?", uid)
@@ -265,6 +298,8 @@ class Outbox:
             )
             for number in header.leftovers_used:
                 database.execute("DELETE FROM leftovers WHERE number = ?", (number,))
+            reach("agent-row-open")
+        reach("agent-row-committed")
         return Upload(uid, manifest), tuple(held[number] for number in header.leftovers_used)
 
     def _leaves(self, uid: str, path: Path, receipt: Receipt) -> bool:
@@ -272,6 +307,11 @@ class Outbox:
         if receipt.state is ReceiptState.REFUSED:
             log.warning("%s: update %s was refused: %s", self._client_id, uid, receipt.reason)
             return False
+        if receipt.state is ReceiptState.LATE and receipt.reason == DROPPED:
+            log.warning("%s: update %s came too late and is thrown away", self._client_id, uid)
+            return False
+        if receipt.state is ReceiptState.LATE:
+            log.warning("%s: update %s came too late: the next one takes it", self._client_id, uid)
         try:
             header = read_header(path)
             codec = codec_named(header.codec)

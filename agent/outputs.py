@@ -53,13 +53,20 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the disk still knows of a device's past when its agent starts."""
+    """What the disk still knows of a device's past when its agent starts.
+
+    Attributes:
+        goodput_bps: Bits per second of accepted segments; None before any was measured.
+        train_s: Seconds that training for a round of this run takes; None before the first.
+    """
 
     run: str | None = None
     epoch: int = 0
     adapters: tuple[Adapter, ...] = ()
     uploads: tuple[Upload, ...] = ()
     settled: frozenset[int] = frozenset()
+    goodput_bps: float | None = None
+    train_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,20 @@ class RememberEpoch:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class RememberGoodput:
+    """Keep the goodput that is planned with over restarts."""
+
+    bits_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class RememberTraining:
+    """Keep the seconds that training for a round of this run takes over restarts."""
+
+    seconds: float
+
+
 Output: TypeAlias = (
     PublishStatus
     | PublishProgress
@@ -202,6 +223,8 @@ Output: TypeAlias = (
     | SettleUpdate
     | BeginRun
     | RememberEpoch
+    | RememberGoodput
+    | RememberTraining
     | SendManifest
     | SendSegment
 )

@@ -30,6 +30,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from codec import limits
+from transport.crash_points import reach
 from transport.messages import Evaluation
 
 MAGIC = b"FSTQUPD\x02"
@@ -112,6 +113,7 @@ def write_payload(
     if header.coordinates != (0 if encoded is None else encoded.size):
         raise ValueError("the header's coordinates are not those that were encoded")
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    reach("trainer-file-before")
     with temporary.open("wb") as file:
         file.write(_encode_header(header))
         for body in segments:
@@ -123,8 +125,10 @@ def write_payload(
             file.write(_CHECKSUM.pack(zlib.crc32(values)))
         file.flush()
         os.fdatasync(file.fileno())
+    reach("trainer-file-written")
     temporary.replace(path)
     sync_folder(path.parent)
+    reach("trainer-file-renamed")
 
 
 def read_header(path: Path) -> PayloadHeader:

@@ -6,16 +6,19 @@ No decisions: whatever can go one way or another is told to the session, which s
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from agent.adapter_store import AdapterRefused, AdapterStore
+from agent.budget import segment_bytes
 from agent.config import AgentConfig
 from agent.job import device_seed
 from agent.outbox import Outbox, UnusablePayload
 from agent.outputs import (
+    Adapter,
     BeginRun,
     CommitPayload,
     EndTrainer,
@@ -25,6 +28,8 @@ from agent.outputs import (
     PublishStatus,
     PublishWant,
     RememberEpoch,
+    RememberGoodput,
+    RememberTraining,
     Respond,
     SettleUpdate,
     StartEvaluation,
@@ -40,6 +45,7 @@ from agent.tasks import EvalTask, Task, TaskFailed, TrainTask
 from agent.telemetry import Sensors
 from transport import control, frame
 from transport.control import DeviceState, DeviceStatus, TrainResponse
+from transport.crash_points import reach
 from transport.errors import LinkLost
 from transport.link import Link, Publication
 from transport.messages import AdapterWant, Manifest, Segment
@@ -145,7 +151,7 @@ class Performer:
             case CommitPayload(task_id, payload_file):
                 return self._commit(task_id, payload_file, now=now)
             case StartTraining():
-                return self._give(self._train_task(output), now=now)
+                return self._give(self._train_task(output, now=now), now=now)
             case StartEvaluation():
                 return self._give(_eval_task(output), now=now)
             case EndTrainer():
@@ -159,6 +165,10 @@ class Performer:
                 self._manifests.clear()
             case RememberEpoch(epoch):
                 self._outbox.remember_epoch(epoch)
+            case RememberGoodput(bits_per_second):
+                self._outbox.remember_goodput(bits_per_second)
+            case RememberTraining(seconds):
+                self._outbox.remember_training(seconds)
             case _:
                 raise AssertionError(f"nobody performs {type(output).__name__}")
         return []
@@ -210,10 +220,13 @@ class Performer:
             return self._session.payload_lost(uid, now=now)
         address = UpSegment(self._config.client_id, uid, index)
         self._publish(address, frame.encode(Segment(body)))
+        reach("agent-segment-sent")
         return []
 
-    def _train_task(self, output: StartTraining) -> TrainTask:
+    def _train_task(self, output: StartTraining, *, now: float) -> TrainTask:
         run, command, adapter = output.run, output.command, output.adapter
+        cost = self._session.cost(command, now=now)
+        log.info("%s round %d: its update takes %s", self._config.client_id, command.round_id, cost)
         # A tight broker may take less than the run's segments; smaller ones are as good.
         most_bytes = self._link.max_packet_bytes - PACKET_OVERHEAD_BYTES
         return TrainTask(
@@ -226,8 +239,12 @@ class Performer:
             adapter_config=adapter.adapter_config,
             layout=adapter.layout,
             codec=run.codec,
-            update_bytes=command.update_bytes,
-            segment_bytes=min(run.segment_bytes, most_bytes),
+            update_bytes=cost.update_bytes,
+            segment_bytes=segment_bytes(
+                cost.goodput_bps,
+                most=min(run.segment_bytes, most_bytes),
+                expected_bytes=cost.update_bytes or _dense_bytes(adapter),
+            ),
             plan=run.plan,
             seed=device_seed(
                 command.seed, client_id=self._config.client_id, round_id=command.round_id
@@ -265,6 +282,11 @@ class Performer:
             log.debug("%s: not sent: %s", self._config.client_id, publication.topic)
         except ValueError as error:
             log.error("%s: dropped: %s", self._config.client_id, error)  # noqa: TRY400 - no fault of the code here
+
+
+def _dense_bytes(adapter: Adapter) -> int:
+    """Return what the widest codec takes for an adapter: float32, each coordinate."""
+    return 4 * sum(math.prod(shape) for _, shape in adapter.layout)
 
 
 def _eval_task(output: StartEvaluation) -> EvalTask:

@@ -140,17 +140,22 @@ class _Agent:
                 adapters=adapters.load(outbox.run),
                 uploads=outbox.waiting(),
                 settled=outbox.settled_rounds(),
+                goodput_bps=outbox.goodput_bps,
+                train_s=outbox.train_s,
             ),
             jobs=jobs,
             transfer=TransferPolicy(),
             rng=self._rng,
+            uplink=config.uplink,
         )
         self._link = Link(
             config.broker,
             client_id=config.client_id,
             subscriptions=self._topics.agent_filters(config.client_id),
             will=self._last_word(DeviceState.LOST),
+            receive_maximum=TransferPolicy().window_max,
             rng=self._rng,
+            spread_s=config.reconnect_spread_s,
         )
         self._deliveries = Deliveries(
             self._topics, client_id=config.client_id, session=self._session

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable
+from typing import Final
 
+from agent.budget import Cost, Outlook, TrainingTimes, UplinkConfig, cost_of
+from agent.fetching import Fetching
 from agent.inbox import HeldEval, HeldTrain, Inbox
 from agent.job import Job, JobPolicy, decline
 from agent.outputs import (
@@ -23,12 +25,9 @@ from agent.outputs import (
     PublishProfile,
     PublishProgress,
     PublishStatus,
-    PublishWant,
     Remembered,
+    RememberTraining,
     Respond,
-    StoreAdapter,
-    Subscribe,
-    Unsubscribe,
     Upload,
 )
 from agent.states import TRANSITIONS, Event
@@ -45,7 +44,6 @@ from transport.control import (
     TrainCommand,
     TrainResponse,
 )
-from transport.fetch import Fetch, FetchDone, FetchOutput, FetchRefused, FetchWant
 from transport.messages import AdapterManifest, Have, Receipt, Want
 from transport.transfer import TransferPolicy
 
@@ -54,8 +52,10 @@ log = logging.getLogger(__name__)
 
 # Progress of an upload is for people: more than one message a second tells them nothing.
 UPLOAD_PROGRESS_S = 1.0
-# A delta is asked for this often before the whole adapter is: the aggregator may not have it.
-DELTA_SILENCES = 2
+# The reason in the status of a device whose adapter version does not come.
+FETCH_STALLED = "fetch-stalled"
+
+_DEFAULT_UPLINK: Final = UplinkConfig()
 
 
 class Session:
@@ -69,15 +69,25 @@ class Session:
         jobs: JobPolicy,
         transfer: TransferPolicy,
         rng: random.Random,
+        uplink: UplinkConfig = _DEFAULT_UPLINK,
     ) -> None:
         self._client_id = client_id
         self._jobs = jobs
-        self._transfer = transfer
+        self._uplink = uplink
         self._rng = rng
         self._inbox = Inbox(run_id=remembered.run, epoch=remembered.epoch)
-        self._adapters = {adapter.version: adapter for adapter in remembered.adapters}
+        self._fetching = Fetching(
+            self._inbox,
+            adapters=remembered.adapters,
+            kept=jobs.adapters_kept,
+            policy=transfer,
+            rng=rng,
+        )
         self._settled = set(remembered.settled)
-        self._uploads = Uploads(remembered.uploads, policy=transfer, rng=rng)
+        self._uploads = Uploads(
+            remembered.uploads, policy=transfer, rng=rng, goodput_bps=remembered.goodput_bps
+        )
+        self._times = TrainingTimes(remembered_s=remembered.train_s)
         self._hello: TrainerHello | None = None
         self._linked = False
         self._state = DeviceState.IDLE
@@ -98,7 +108,20 @@ class Session:
     @property
     def goodput_bps(self) -> float | None:
         """Bits per second of accepted segments, lately."""
-        return self._uploads.goodput.bits_per_second()
+        return self._uploads.goodput_bps
+
+    def cost(self, command: TrainCommand, *, now: float) -> Cost:
+        """Return what this round's update may take, by what the link gives at this moment."""
+        job = self._job
+        ours = job and job.round_id == command.round_id
+        expires_at = job.expires_at if job and ours else now + command.deadline_s
+        outlook = Outlook(
+            left_s=expires_at - now,
+            train_s=self._times.expected_s or 0.0,
+            goodput_bps=self.goodput_bps,
+            waiting_bytes=self._uploads.waiting_bytes,
+        )
+        return cost_of(command, outlook, config=self._uplink)
 
     @property
     def base_model(self) -> str | None:
@@ -113,14 +136,14 @@ class Session:
         outputs.extend(self._unsent)
         self._unsent.clear()
         outputs.extend(self._uploads.connected(now))
-        if self._job and self._job.fetch:
-            outputs.extend(self._fetched(self._job, self._job.fetch.connected(now)))
+        outputs.extend(self._fetching.connected(now))
         return self._finish(outputs, now=now)
 
     def disconnected(self, now: float) -> list[Output]:
         """Go on without the link: the trainer works, the senders wait."""
         self._linked = False
         self._uploads.disconnected(now)
+        self._fetching.disconnected()
         return self._finish([], now=now)
 
     def announced(self, run: RunAnnouncement, *, now: float) -> list[Output]:
@@ -128,9 +151,10 @@ class Session:
         outputs: list[Output] = []
         if self._inbox.announced(run):
             if self._job:
-                outputs.extend(self._end_job(self._job))
+                outputs.extend(self._end_job())
             self._uploads.clear()
-            self._adapters.clear()
+            self._times.clear()
+            outputs.extend(self._fetching.clear())
             self._settled.clear()
             self._unsent.clear()
             self._evaluation = None
@@ -138,7 +162,7 @@ class Session:
         return self._finish(outputs, now=now)
 
     def model(self, status: ModelStatus, *, now: float) -> list[Output]:
-        """Learn of the newest adapter version; older ones can no longer be fetched."""
+        """Learn of the newest adapter version; no job is done with an older one."""
         self._inbox.model(status)
         outputs: list[Output] = []
         job = self._job
@@ -160,32 +184,22 @@ class Session:
         self, manifest: AdapterManifest, *, delta: bool = False, now: float
     ) -> list[Output]:
         """Take the manifest of an adapter version or of its delta, wanted or not."""
-        outputs: list[Output] = []
-        job = self._job
-        if job and job.fetch and job.version == manifest.version and bool(job.base) is delta:
-            outputs.extend(self._fetched(job, job.fetch.manifest(manifest, now=now)))
-        return self._finish(outputs, now=now)
+        return self._finish(self._fetching.manifest(manifest, delta=delta, now=now), now=now)
 
     def adapter_segment(
         self, version: int, *, index: int, body: bytes, delta: bool = False, now: float
     ) -> list[Output]:
         """Take one segment of an adapter version or of its delta, wanted or not."""
-        outputs: list[Output] = []
-        job = self._job
-        if job and job.fetch and job.version == version and bool(job.base) is delta:
-            outputs.extend(self._fetched(job, job.fetch.segment(index, body, now=now)))
+        outputs = self._fetching.segment(version, index=index, body=body, delta=delta, now=now)
         return self._finish(outputs, now=now)
 
     def adapter_stored(self, adapter: Adapter, *, now: float) -> list[Output]:
-        """Go on with the job that waited for this version."""
+        """Go on with the job that waited for this version, or for one that it leads to."""
         outputs: list[Output] = []
         if adapter.run == self._inbox.run_id:
-            self._adapters[adapter.version] = adapter
-            while len(self._adapters) > self._jobs.adapters_kept:
-                del self._adapters[min(self._adapters.keys() - {adapter.version})]
+            outputs.extend(self._fetching.stored(adapter, now=now))
             job = self._job
             if job and self._state is DeviceState.FETCHING and job.version == adapter.version:
-                outputs.extend(self._end_fetch(job))
                 self._move(Event.ADAPTER)
         return self._finish(outputs, now=now)
 
@@ -195,10 +209,10 @@ class Session:
         """Fetch a version that could not be used once more, or decline the job."""
         outputs: list[Output] = []
         job = self._job
-        if job and job.storing and job.version == version:
-            # What a delta cannot give, the whole adapter may.
-            job.whole = job.whole or job.base is not None
-            outputs.extend(self._failed(job, reason, retryable=retryable, now=now))
+        if self._fetching.is_storing(version):
+            outputs.extend(self._fetching.refused())
+            if job and self._state is DeviceState.FETCHING:
+                outputs.extend(self._failed(job, reason, retryable=retryable, now=now))
         return self._finish(outputs, now=now)
 
     def trainer_ready(self, hello: TrainerHello, *, now: float) -> list[Output]:
@@ -243,7 +257,9 @@ class Session:
         outputs: list[Output] = []
         job = self._job
         if job and job.running and job.round_id == upload.manifest.round_id:
-            outputs.extend(self._end_job(job))
+            outputs.extend(self._end_job())
+            expected_s = self._times.ended(job.round_id, now=now)
+            outputs.extend([] if expected_s is None else [RememberTraining(expected_s)])
         outputs.extend(self._uploads.add(upload, linked=self._linked, now=now))
         return self._finish(outputs, now=now)
 
@@ -269,7 +285,7 @@ class Session:
                 tokens=message.tokens,
                 correct=message.correct,
             )
-            outputs.extend(self._end_job(job))
+            outputs.extend(self._end_job())
             outputs.extend(self._respond(self._evaluation))
         return self._finish(outputs, now=now)
 
@@ -284,7 +300,7 @@ class Session:
                 self._settled.add(round_id)
             elif self._linked and now >= self._progress_at + UPLOAD_PROGRESS_S:
                 self._progress_at = now
-                outputs.append(PublishProgress(self._uploads.progress()))
+                outputs.append(PublishProgress(self._uploads.progress(now)))
         return self._finish(outputs, now=now)
 
     def payload_lost(self, uid: str, *, now: float) -> list[Output]:
@@ -294,31 +310,27 @@ class Session:
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due; harmless when called early."""
-        outputs = self._uploads.tick(now) if self._linked else []
+        outputs = self._uploads.tick(now)
         job = self._job
         if job and self._state is DeviceState.FETCHING and now >= job.expires_at:
             outputs.extend(self._decline(job, "deadline"))
-        elif job and job.fetch and not job.storing:
-            outputs.extend(self._fetched(job, job.fetch.tick(now)))
-            if job.base and job.silences >= DELTA_SILENCES:
-                outputs.extend(self._fetch_whole(job, now=now))
         elif job and job.running and now >= self._heard_at + self._jobs.silence_s:
             silent_s = now - self._heard_at
             log.warning("%s: no word of %s for %.0f s", self._client_id, job.task_id, silent_s)
             self._heard_at = now
             outputs.append(EndTrainer())
+        outputs.extend(self._fetching.tick(now))
         return self._finish(outputs, now=now)
 
     def next_wakeup(self) -> float | None:
         """Return the earliest moment at which `tick` has something to do."""
-        wakeups = [self._uploads.next_wakeup() if self._linked else None]
+        wakeups = [self._uploads.next_wakeup(), self._fetching.next_wakeup()]
         job = self._job
         if job:
             silent_at = self._heard_at + self._jobs.silence_s
             wakeups.append(silent_at if job.running else job.retry_at)
         if job and self._state is DeviceState.FETCHING:
             wakeups.append(job.expires_at)
-            wakeups.append(job.fetch.next_wakeup() if job.fetch and not job.storing else None)
         return min((moment for moment in wakeups if moment is not None), default=None)
 
     def _finish(self, outputs: list[Output], *, now: float) -> list[Output]:
@@ -337,7 +349,9 @@ class Session:
             states = self._state.value, self._logged.value
             log.info("%s round %d: %s, was %s", self._client_id, round_id, *states)
             self._logged = self._state
-        status = PublishStatus(self._state, round_id, self._reason)
+        stalled = self._state is DeviceState.FETCHING and self._fetching.stalled
+        reason = FETCH_STALLED if stalled else self._uploads.stall or self._reason
+        status = PublishStatus(self._state, round_id, reason)
         if self._linked and status != self._told:
             self._told = status
             outputs.append(status)
@@ -362,7 +376,7 @@ class Session:
         taken = TrainResponse(run=command.run, round_id=command.round_id, accepted=True)
         if job and job.round_id == command.round_id:
             job.expires_at = held.arrived_at + command.deadline_s
-            outputs.extend(self._respond(taken))
+            outputs.extend(self._respond(self.cost(command, now=now).told_in(taken)))
         elif uid:
             # It was trained once, and that is enough: whatever is missing is offered again.
             outputs.extend(self._respond(taken))
@@ -375,8 +389,8 @@ class Session:
         elif reason := self._unfit(command.base_version, hello) or self._unknown_codec():
             outputs.extend(self._respond(decline(command, reason)))
         else:
-            outputs.extend(self._end_job(job) if job else [])
-            outputs.extend(self._respond(taken))
+            outputs.extend(self._end_job() if job else [])
+            outputs.extend(self._respond(self.cost(command, now=now).told_in(taken)))
             outputs.extend(self._begin_job(held, now=now))
         return outputs
 
@@ -417,89 +431,50 @@ class Session:
         self._job = Job(held.command, held.arrived_at + held.command.deadline_s)
         self._reason = ""
         self._move(Event.COMMAND)
-        if self._job.version in self._adapters:
+        if self._fetching.held(self._job.version):
             self._move(Event.ADAPTER)
             return []
-        return self._begin_fetch(self._job, now=now)
-
-    def _begin_fetch(self, job: Job, *, now: float) -> list[Output]:
-        job.fetch = Fetch(job.command.run, job.version, policy=self._transfer, rng=self._rng)
-        codec = self._inbox.run.downlink_codec if self._inbox.run else ""
-        held = self._adapters.get(job.version - 1)
-        job.base = held if codec in CODECS and not job.whole else None
-        outputs: list[Output] = [Subscribe(job.version, delta=job.base is not None)]
-        outputs.extend(self._fetched(job, job.fetch.begin(now)))
-        if codec and job.version > 0 and not job.base and self._linked:
-            # Where there are deltas, a whole adapter is published only when one is asked for.
-            outputs.append(PublishWant(job.version, None))
-        return outputs
-
-    def _fetch_whole(self, job: Job, *, now: float) -> list[Output]:
-        """Give up on a delta that nobody sends."""
-        log.info("%s: no delta to adapter %d comes", self._client_id, job.version)
-        outputs = self._end_fetch(job)
-        job.whole = True
-        return [*outputs, *self._begin_fetch(job, now=now)]
-
-    def _fetched(self, job: Job, events: Iterable[FetchOutput]) -> list[Output]:
-        outputs: list[Output] = []
-        for event in events:
-            match event:
-                case FetchWant(version, missing) if self._linked:
-                    job.silences += missing is None
-                    outputs.append(PublishWant(version, missing, delta=job.base is not None))
-                case FetchWant():
-                    pass  # The link's return asks anew.
-                case FetchDone(_, bodies, manifest):
-                    assert self._inbox.run is not None
-                    job.storing = True
-                    outputs.append(StoreAdapter(self._inbox.run, manifest, bodies, job.base))
-                case FetchRefused(version, reason, text):
-                    # The fetch goes on without it, and asks for what is missing.
-                    log.warning("%s: adapter %d: %s (%s)", self._client_id, version, text, reason)
-        return outputs
-
-    def _end_fetch(self, job: Job) -> list[Output]:
-        if job.fetch is None:
-            return []
-        delta = job.base is not None
-        job.fetch, job.storing, job.base = None, False, None
-        return [Unsubscribe(job.version, delta=delta)]
+        return self._fetching.want(self._job.version, now=now)
 
     def _resume(self, now: float) -> list[Output]:
         job = self._job
-        if job is None or job.running or job.fetch or now < (job.retry_at or now):
+        if job is None or job.running or now < (job.retry_at or now):
+            return []
+        fetching = self._state is DeviceState.FETCHING
+        if fetching and self._fetching.busy:
             return []
         job.retry_at = None
-        if self._state is DeviceState.FETCHING:
-            return self._begin_fetch(job, now=now)
+        if fetching:
+            return self._fetching.want(job.version, now=now)
+        adapter = self._fetching.held(job.version)
         if self._hello is None or self._inbox.run is None:
             return []
+        if adapter is None:
+            return self._decline(job, "adapter")
         job.running = True
         self._heard_at = now
-        return [job.start(self._inbox.run, self._adapters[job.version])]
+        self._times.began(job.round_id, now=now)
+        return [job.start(self._inbox.run, adapter)]
 
     def _failed(self, job: Job, reason: str, *, retryable: bool, now: float) -> list[Output]:
-        outputs = self._end_fetch(job)
         job.running = False
         job.failures += 1
         if not retryable or job.failures > self._jobs.retries:
-            return [*outputs, *self._decline(job, reason)]
+            return self._decline(job, reason)
         job.retry_at = now + self._jobs.delay_s(job.failures, self._rng)
         log.warning("%s: %s will be tried again (%s)", self._client_id, job.task_id, reason)
-        return outputs
+        return []
 
     def _decline(self, job: Job, reason: str) -> list[Output]:
         log.warning("%s: %s declined (%s)", self._client_id, job.task_id, reason)
-        outputs = self._end_job(job)
+        outputs = self._end_job()
         self._reason = reason
         return [*outputs, *self._respond(job.declined(reason))]
 
-    def _end_job(self, job: Job) -> list[Output]:
-        outputs = self._end_fetch(job)
+    def _end_job(self) -> list[Output]:
         self._job = None
         self._move(Event.JOB_OVER)
-        return outputs
+        return self._fetching.release()
 
     def _running(self, task_id: str) -> Job | None:
         job = self._job

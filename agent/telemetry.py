@@ -1,4 +1,4 @@
-"""How the device feels: goodput from what was accepted, and the kernel's files under one root.
+"""How the device feels: the kernel's files under one root.
 
 The root folder is a parameter, so that tests and foreign boards can bring files of their own.
 """
@@ -6,42 +6,9 @@ The root folder is a parameter, so that tests and foreign boards can bring files
 from __future__ import annotations
 
 import os
-from collections import deque
 from pathlib import Path
 
 from transport.control import Telemetry
-
-# [s] Long enough for a few segments of 32 KiB at 64 kbit/s, short enough to follow a fading link.
-GOODPUT_WINDOW_S = 60.0
-
-
-class Goodput:
-    """Bits per second of segments that the aggregator accepted, over the last minute of sending."""
-
-    def __init__(self) -> None:
-        self._accepted: deque[tuple[float, int]] = deque()
-        self._before: float | None = None
-
-    def begin(self, now: float) -> None:
-        """Start a stretch of sending; the pause before it says nothing about the link."""
-        self._before = self.bits_per_second()
-        self._accepted.clear()
-        self._accepted.append((now, 0))
-
-    def note(self, accepted_bytes: int, *, now: float) -> None:
-        """Count bytes that became accepted."""
-        self._accepted.append((now, accepted_bytes))
-        while self._accepted[0][0] < now - GOODPUT_WINDOW_S:
-            self._accepted.popleft()
-
-    def bits_per_second(self) -> float | None:
-        """Return the rate of this stretch, else of the one before; None before the first."""
-        if len(self._accepted) < 2:  # noqa: PLR2004 - a rate lies between two moments
-            return self._before
-        elapsed_s = self._accepted[-1][0] - self._accepted[0][0]
-        # What the first moment brought was sent before it.
-        accepted_bytes = sum(size for _, size in self._accepted) - self._accepted[0][1]
-        return 8 * accepted_bytes / elapsed_s if elapsed_s > 0 else self._before
 
 
 class Sensors:

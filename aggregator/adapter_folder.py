@@ -7,14 +7,17 @@ CURRENT                                         the newest version, as text
 
 Where versions are published as deltas, a version's folder also has
 
-adapters/<version>/master.f32                   the server's exact adapter, flat float32
 adapters/<version>/delta.bin                    a line with the codec of its delta and each
                                                 segment's length, then the segments
+adapters/<version>/master.f32                   the server's exact adapter, flat float32; the newest
+
+A version that is only a link of the chain of deltas has no weights any more.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -30,6 +33,7 @@ from safetensors.numpy import save as save_tensors
 from codec.codec import FloatArray
 from codec.errors import InvalidInput
 from codec.layout import Layout
+from transport.crash_points import reach
 from transport.limits import MAX_ADAPTER_CONFIG_BYTES
 
 CONFIG_FILE = "adapter_config.json"
@@ -92,16 +96,54 @@ def read_delta(folder: Path, *, size: int) -> Delta | None:
     """
     if not (folder / DELTA_FILE).exists():
         return None
-    head, _, body = _read_file(folder / DELTA_FILE).partition(b"\n")
-    codec, *lengths = head.decode(errors="replace").split()
+    codec, segments = read_delta_segments(folder)
     master = np.frombuffer(_read_file(folder / MASTER_FILE), dtype="<f4").astype(np.float32)
-    if master.size != size or sum(int(length) for length in lengths) != len(body):
-        raise BadAdapter(f"{folder}: its delta is damaged: remove nothing, restore it from a copy")
-    segments, begin = [], 0
-    for length in lengths:
-        segments.append(body[begin : begin + int(length)])
-        begin += int(length)
-    return Delta(codec, tuple(segments), master)
+    if master.size != size:
+        raise BadAdapter(_damaged(folder))
+    return Delta(codec, segments, master)
+
+
+def read_delta_lengths(folder: Path) -> tuple[int, ...] | None:
+    """Return the length of each segment of a version's delta; None where it has no delta.
+
+    Raises:
+        BadAdapter: The file is damaged.
+    """
+    try:
+        with (folder / DELTA_FILE).open("rb") as file:
+            _, *lengths = file.readline().split()
+        return tuple(int(length) for length in lengths)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadAdapter(_damaged(folder)) from error
+
+
+def read_delta_segments(folder: Path) -> tuple[str, tuple[bytes, ...]]:
+    """Return the codec and the segments of a version's delta.
+
+    Raises:
+        BadAdapter: The file is missing or damaged.
+    """
+    head, _, body = _read_file(folder / DELTA_FILE).partition(b"\n")
+    lengths = read_delta_lengths(folder) or ()
+    if not lengths or sum(lengths) != len(body):
+        raise BadAdapter(_damaged(folder))
+    ends = list(itertools.accumulate(lengths))
+    segments = (body[end - length : end] for end, length in zip(ends, lengths, strict=True))
+    return head.split()[0].decode(errors="replace"), tuple(segments)
+
+
+def read_digest(folder: Path) -> bytes:
+    """Return the SHA-256 that a version had when it was written.
+
+    Raises:
+        BadAdapter: The file is missing or damaged.
+    """
+    try:
+        return bytes.fromhex(json.loads(_read_file(folder / FACTS_FILE))["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadAdapter(f"{folder / FACTS_FILE} names no SHA-256: {error}") from error
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -155,6 +197,7 @@ def write_version(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{version}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
+    reach("aggregator-folder-before")
     temporary.mkdir()
     facts = {
         "base_model": adapter.base_model,
@@ -173,8 +216,10 @@ def write_version(
         _write_file(temporary / DELTA_FILE, content)
         _write_file(temporary / MASTER_FILE, delta.master.astype("<f4", copy=False).tobytes())
     _sync_folder(temporary)
+    reach("aggregator-folder-written")
     temporary.rename(folder)
     _sync_folder(folder.parent)
+    reach("aggregator-folder-renamed")
     return folder
 
 
@@ -183,27 +228,40 @@ def set_current(state_dir: Path, version: int) -> None:
     write_atomically(state_dir / CURRENT_FILE, f"{version}\n".encode())
 
 
-def prune_versions(state_dir: Path, *, newest: int, keep: int) -> None:
-    """Remove the folders of adapter versions that nobody needs any more.
+def prune_versions(
+    state_dir: Path, *, newest: int, keep: int, deltas_from: int | None = None
+) -> None:
+    """Remove of the adapter versions what nobody needs any more.
 
     The initial adapter stays, since a restart reads it, and so do the newest versions up to the one
-    that `CURRENT` names; a folder above that may be a version whose commit was cut short.
+    that `CURRENT` names; a folder above that may be a version whose commit was cut short. Of older
+    ones that the chain of deltas needs, the delta stays.
 
     Args:
         state_dir: The state folder.
         newest: The committed version, which `CURRENT` names.
         keep: How many of the newest stay, ≥ 1.
+        deltas_from: The oldest version whose delta stays; None keeps none but those of `keep`.
     """
     assert keep >= 1
     for folder in sorted((state_dir / "adapters").iterdir()):
-        if folder.name.isdecimal() and 0 < int(folder.name) <= newest - keep:
-            # Renamed first: whoever looks sees a whole version or none, also after a crash here.
-            half = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(half, ignore_errors=True)
-            folder.rename(half)
-            shutil.rmtree(half)
-        elif folder.name.startswith(".") and folder.name.endswith(".partial"):
+        if folder.name.startswith(".") and folder.name.endswith(".partial"):
             shutil.rmtree(folder)
+        if not folder.name.isdecimal() or not 0 < int(folder.name) < newest:
+            continue
+        version = int(folder.name)
+        # Only the next version is made from it, and only the newest has a next one.
+        (folder / MASTER_FILE).unlink(missing_ok=True)
+        if version > newest - keep:
+            continue
+        if deltas_from is not None and version >= deltas_from and (folder / DELTA_FILE).exists():
+            (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+            continue
+        # Renamed first: whoever looks sees a whole version or none, also after a crash here.
+        half = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(half, ignore_errors=True)
+        folder.rename(half)
+        shutil.rmtree(half)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -227,6 +285,10 @@ def _holds(folder: Path, adapter: Adapter, delta: Delta | None) -> bool:
     ):
         return False
     return held.layout == adapter.layout and held.sha256 == adapter.sha256
+
+
+def _damaged(folder: Path) -> str:
+    return f"{folder}: its delta is damaged: remove nothing, restore it from a copy"
 
 
 def _read_facts(folder: Path) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.admission import Terms
+from aggregator.chain import Chain, DeltaFacts
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import FleetEvaluation, weighted_mean
 from aggregator.journal import RoundRecord
@@ -59,16 +60,23 @@ class AdapterFacts:
         sha256: Of the flat little-endian float32 adapter, as hexadecimal digits.
         size_bytes: Bytes of its segments.
         segments: How many it is published in.
-        delta_bytes: Bytes of the segments of its delta from the version before.
-        delta_segments: How many these are; 0 where there is no delta.
+        chain: The published deltas that lead to it.
+        wholes: Older versions that a device may still ask for whole.
     """
 
     version: int
     sha256: str
     size_bytes: int
     segments: int
-    delta_bytes: int = 0
-    delta_segments: int = 0
+    chain: Chain = field(default_factory=Chain)
+    wholes: frozenset[int] = frozenset()
+
+    def count(self, version: int, *, delta: bool) -> int:
+        """Return how many segments of a version, or of its delta, devices may ask for."""
+        if delta:
+            found = self.chain.find(version)
+            return found.segments if found else 0
+        return self.segments if version == self.version or version in self.wholes else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +128,19 @@ class Announcer:
             update_bytes=budget,
             segment_bytes=self.config.segment_bytes,
             max_examples=self.config.max_examples,
+            max_open=self.config.max_open_updates,
         )
 
     def service(self, state: ServiceState, reason: str = "") -> Publish:
         """Say what the aggregator is doing."""
-        status = ServiceStatus(state, self.facts.session, self.version, reason)
+        status = ServiceStatus(
+            state,
+            self.facts.session,
+            self.version,
+            reason,
+            run=self.facts.run,
+            epoch=self.facts.epoch,
+        )
         return Publish(CoordStatus(), status, retain=True)
 
     def train(self, client_id: str, *, round_id: int, remaining_s: float) -> Publish:
@@ -137,6 +153,7 @@ class Announcer:
             deadline_s=max(0.0, remaining_s),
             seed=self.config.seed,
             update_bytes=self.config.budget_bytes(self.facts.layout.size, round_id=round_id),
+            min_update_bytes=self.config.least_bytes(self.facts.layout.size, round_id=round_id),
         )
         return Publish(Command(client_id, "train", str(round_id)), command)
 
@@ -165,11 +182,13 @@ class Announcer:
             late=record.tally.late,
             bytes_up=record.tally.bytes_up,
             bytes_down=record.tally.bytes_down,
+            stalled=current.stalled,
         )
         return Publish(RoundNow(), status, retain=True)
 
     def model(self, adapter: AdapterFacts, evaluation: FleetEvaluation | None) -> Publish:
         """Say what the newest adapter version is, and how good."""
+        newest = adapter.chain.find(adapter.version)
         status = ModelStatus(
             run=self.facts.run,
             version=adapter.version,
@@ -179,20 +198,37 @@ class Announcer:
             eval_loss=evaluation.loss if evaluation else None,
             eval_accuracy=evaluation.accuracy if evaluation else None,
             eval_tokens=evaluation.tokens if evaluation else 0,
-            delta_bytes=adapter.delta_bytes,
-            delta_segments=adapter.delta_segments,
+            delta_bytes=newest.size_bytes if newest else 0,
+            delta_segments=newest.segments if newest else 0,
+            chain_from=adapter.chain.begins_at,
+            chain_bytes=sum(delta.size_bytes for delta in adapter.chain.deltas),
         )
         return Publish(Model(), status, retain=True)
 
     def adapter(self, adapter: AdapterFacts, evaluation: FleetEvaluation | None) -> list[Output]:
-        """Publish an adapter version; the frames first: who hears of it can fetch it.
+        """Publish a new adapter version; the frames first: who hears of it can fetch it.
 
         Where there is a delta, the whole adapter is left until somebody asks for it.
         """
-        has_delta = adapter.delta_segments > 0
-        outputs: list[Output] = [SendAdapter(adapter.version, delta=has_delta)]
+        return self._frames(adapter, adapter.chain.deltas[-1:], evaluation)
+
+    def standing(self, adapter: AdapterFacts, evaluation: FleetEvaluation | None) -> list[Output]:
+        """Publish all that there is of adapter versions: the broker may have lost any of it."""
+        return self._frames(adapter, adapter.chain.deltas, evaluation)
+
+    def _frames(
+        self,
+        adapter: AdapterFacts,
+        deltas: Iterable[DeltaFacts],
+        evaluation: FleetEvaluation | None,
+    ) -> list[Output]:
+        outputs: list[Output] = [SendAdapter(delta.version, delta=True) for delta in deltas]
+        outputs = outputs or [SendAdapter(adapter.version)]
         if adapter.version > 0:
-            outputs.append(ClearAdapter(adapter.version - 1))
+            outputs.append(ClearAdapter(adapter.version - 1, adapter.segments))
+        outputs += [
+            ClearAdapter(left.version, left.segments, delta=True) for left in adapter.chain.left
+        ]
         return [*outputs, self.model(adapter, evaluation)]
 
 
@@ -202,9 +238,9 @@ def round_summary(
     record: RoundRecord,
     *,
     included: Collection[FrozenUpdate],
-    late: int,
     manifests: Mapping[str, Manifest],
     evaluations: Iterable[Evaluation],
+    clipped: int = 0,
 ) -> RoundSummary:
     """Return what a round gave and cost.
 
@@ -217,9 +253,9 @@ def round_summary(
         facts: The run.
         record: The round, with what it has cost.
         included: The updates that are in the adapter.
-        late: Updates that came too late.
         manifests: uid → manifest, for at least those that are included.
         evaluations: What devices report of the version that the round started from.
+        clipped: Updates whose norm was cut to the bound.
     """
     evaluation = weighted_mean(evaluations)
     complete = sum(len(update.accepted) == update.segment_count for update in included)
@@ -233,7 +269,7 @@ def round_summary(
         participants=len(included),
         complete=complete,
         partial=len(included) - complete,
-        late=late,
+        late=record.tally.late,
         seconds=round(record.tally.seconds, 3),
         bytes_up=record.tally.bytes_up,
         bytes_up_payload=sum(_payload_bytes(update, manifests) for update in included),
@@ -245,6 +281,9 @@ def round_summary(
         eval_accuracy=evaluation.accuracy if evaluation else None,
         eval_tokens=evaluation.tokens if evaluation else 0,
         refused=dict(record.tally.refused),
+        stale=sum(manifests[update.uid].round_id < record.round_id for update in included),
+        dropped=record.tally.dropped,
+        clipped=clipped,
     )
 
 

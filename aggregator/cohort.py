@@ -12,17 +12,28 @@ from transport.control import DeviceState, DeviceStatus
 # Each device holds some 200 bytes here; far more than this is an attack or another design.
 MAX_DEVICES = 100_000
 
+# Sessions of a device before the one that it has: a copy of it comes back with one of these.
+MAX_RETIRED = 8
+
 _GONE = frozenset({DeviceState.OFFLINE, DeviceState.LOST})
 
 
 class Presence:
-    """The devices of a federation, as their retained statuses tell."""
+    """The devices of a federation, as their statuses tell.
+
+    A session is random per start of an agent, so one that was followed by another never comes back
+    alive, unless two devices share one identity. What may honestly look like that is no evidence:
+    a retained status, one that the broker delivers for a second time, and the last will of an
+    earlier session, which a broker publishes when it notices that the connection is dead.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._silent: set[str] = set()
+        self._sessions: dict[str, tuple[str, ...]] = {}  # the newest last
+        self._cloned: set[str] = set()
 
-    def receive(self, client_id: str, status: DeviceStatus | None) -> bool:
+    def receive(self, client_id: str, status: DeviceStatus | None, *, fresh: bool = True) -> bool:
         """Take a device's status, and say whether it has just arrived and may need its command.
 
         A device arrives when it comes online, is resumed, was restarted (a new session) while
@@ -31,19 +42,53 @@ class Presence:
         Args:
             client_id: The device.
             status: None where its retained status was cleared: the device is forgotten.
+            fresh: Whether it was published just now, for the first time.
         """
         was_silent = self.heard(client_id)
         before = self._seen.get(client_id)
         if status is None:
             self._seen.pop(client_id, None)
+            self._sessions.pop(client_id, None)
+            self._cloned.discard(client_id)
             return False
         if before is None and len(self._seen) >= MAX_DEVICES:
             return False
-        self._seen[client_id] = seen = _Seen(status.state, status.session)
-        if not seen.takes_part:
+        is_gone, session = status.state in _GONE, status.session
+        if is_gone and before is not None and before.session != session:
+            return False  # an earlier session's last will
+        if fresh and not is_gone:
+            self._follow(client_id, session)
+        self._seen[client_id] = seen = _Seen(status.state, session)
+        if not seen.takes_part or client_id in self._cloned:
             return False
         is_known = before is not None and before.takes_part and before.session == seen.session
         return was_silent or not is_known
+
+    def _follow(self, client_id: str, session: str) -> None:
+        """Note the session that a device has now, and whether it had it before another one."""
+        known = self._sessions.get(client_id, ())
+        if known and known[-1] == session:
+            return
+        if session in known:
+            self._cloned.add(client_id)
+        elif known or len(self._sessions) < MAX_DEVICES:
+            self._sessions[client_id] = (*known[-MAX_RETIRED:], session)
+
+    @property
+    def cloned(self) -> frozenset[str]:
+        """The devices whose identity two of them share; until their status is cleared."""
+        return frozenset(self._cloned)
+
+    def state_of(self, client_id: str) -> DeviceState | None:
+        """Return a device's last state; None where nothing is known."""
+        seen = self._seen.get(client_id)
+        return seen.state if seen else None
+
+    def moves(self, client_id: str, *, since: DeviceState | None) -> bool:
+        """Say whether a device does something else than before, without having been away."""
+        state = self.state_of(client_id)
+        is_here = state is not None and state not in _GONE
+        return is_here and since is not None and since not in _GONE and state is not since
 
     def heard(self, client_id: str) -> bool:
         """Note a sign of life, and say whether the device was silent until now."""
@@ -61,7 +106,7 @@ class Presence:
         return frozenset(self._silent)
 
     def forget(self) -> None:
-        """Forget everybody: the connection is lost, and the broker will tell again."""
+        """Forget who is online: the connection is lost, and the broker will tell again."""
         self._seen.clear()
         self._silent.clear()
 
@@ -71,8 +116,14 @@ class Presence:
         return seen is not None and seen.state in _GONE
 
     def eligible(self) -> tuple[str, ...]:
-        """Return the devices that may be asked to train: online and not paused; sorted."""
-        return tuple(sorted(name for name, seen in self._seen.items() if seen.takes_part))
+        """Return the devices that may be asked to train: online, not paused, not cloned; sorted."""
+        return tuple(
+            sorted(
+                name
+                for name, seen in self._seen.items()
+                if seen.takes_part and name not in self._cloned
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,23 +18,41 @@ from enum import Enum
 
 from aggregator.admission import Refusal, is_measurement
 from aggregator.announcements import AdapterFacts, Announcer, RunFacts
+from aggregator.closing import Aggregated
 from aggregator.cohort import Presence
 from aggregator.config import AggregatorConfig
 from aggregator.evaluation import FinalEvaluation, FleetEvaluation
-from aggregator.inbound import Inbound, Unreadable
+from aggregator.inbound import Inbound, Stepped, Unreadable
 from aggregator.journal import Snapshot
-from aggregator.outputs import Finish, JournalEvaluation, Output, Publish, SendAdapter
+from aggregator.outputs import (
+    Finish,
+    JournalEvaluation,
+    JournalSegment,
+    Output,
+    Publish,
+    SendAdapter,
+)
 from aggregator.repair import Repair
-from aggregator.training import Aggregated, Training, TrainingState
-from transport.control import DeviceStatus, EvalResponse, ServiceState, TrainResponse
+from aggregator.round import Round
+from aggregator.stalls import MAX_NAMED, STALLED, Stalls
+from aggregator.training import Training, TrainingState
+from transport.control import (
+    AlertNotice,
+    DeviceStatus,
+    EvalResponse,
+    ServiceState,
+    TrainResponse,
+)
 from transport.messages import AdapterWant, Evaluation, Manifest, Segment
-from transport.topics import CoordRun, DeviceTopic, ModelWant, UpManifest, UpSegment
+from transport.topics import Alert, Command, CoordRun, ModelWant, UpManifest, UpSegment
 from transport.transfer import TransferPolicy
 
 logger = logging.getLogger(__name__)
 
 # The time that the broker needs, after a connection, to tell who is online.
 PRESENCE_S = 2.0
+
+CLONED = Alert("cloned")
 
 
 class State(Enum):
@@ -73,8 +91,10 @@ class Coordinator:
         self._snapshot = snapshot
         self._announcer = Announcer(config, facts, version)
         self._presence = Presence()
-        self._repair = {False: Repair(), True: Repair()}
+        self._repair = Repair()
         self._evaluation: FinalEvaluation | None = None
+        self._stalls = Stalls(stall_s=config.stall_s)
+        self._reviewed: Round | None = None
         self._training = Training(
             self._announcer,
             presence=self._presence,
@@ -89,8 +109,9 @@ class Coordinator:
         return self._training.adapter
 
     def start(self, now: float) -> list[Output]:
-        """Go on where the journal ends."""
-        outputs = self._training.start(self._snapshot, now=now)
+        """Go on where the journal ends; nobody is known to stall or to be cloned any more."""
+        outputs: list[Output] = [Publish(alert, None, retain=True) for alert in (STALLED, CLONED)]
+        outputs += self._watched(self._training.start(now=now), now=now)
         if self._training.state is not TrainingState.DONE:
             return outputs
         evaluation = self._begin_evaluation(now)
@@ -106,9 +127,13 @@ class Coordinator:
         return [
             Publish(CoordRun(), self._announcer.run(), retain=True),
             self._service_status(),
-            *self._announcer.adapter(self.adapter, self._final_result()),
+            *self._announcer.standing(self.adapter, self._final_result()),
             *self._training.reconnected(now),
         ]
+
+    def status(self) -> list[Output]:
+        """Say again what the service is doing."""
+        return [self._service_status()]
 
     def disconnected(self) -> None:
         """Forget who is online: the broker tells it again, and each then gets its command."""
@@ -116,13 +141,22 @@ class Coordinator:
 
     def receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         """Take a device's message."""
+        return self._watched(self._receive(inbound, now=now), inbound.client_id, now=now)
+
+    def _receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         client_id = inbound.client_id
-        if not isinstance(inbound.address, DeviceTopic):
+        if not isinstance(inbound.message, DeviceStatus | None):
             self._presence.heard(client_id)
         match inbound.address, inbound.message:
             case _, (DeviceStatus() | None) as status:
-                return self._device(client_id, status, now=now)
+                return self._device(client_id, status, fresh=inbound.fresh, now=now)
+            case _, Stepped():
+                self._stalls.moved(client_id, now)
+                return []
+            case _, (TrainResponse() | EvalResponse()) if client_id in self._presence.cloned:
+                return []
             case _, TrainResponse() as answer:
+                self._stalls.moved(client_id, now)
                 return self._training.answered(client_id, answer, now=now)
             case _, EvalResponse() as report:
                 return self._evaluated(client_id, report, now=now)
@@ -135,6 +169,10 @@ class Coordinator:
             case ModelWant(_, version, delta), AdapterWant(missing):
                 return self._adapter_want(version, missing, delta=delta, now=now)
         raise AssertionError(f"no message: {type(inbound.message)} at {inbound.address}")
+
+    def meter(self, client_id: str, packet_bytes: int, *, now: float) -> Refusal | None:
+        """Charge a device for a message of an upload, or say which quota keeps it out."""
+        return self._training.quotas.take(client_id, packet_bytes, now=now)
 
     def unreadable(self, unreadable: Unreadable, *, now: float) -> list[Output]:
         """Take note of bytes that are no message."""
@@ -149,7 +187,7 @@ class Coordinator:
 
     def aggregated(self, result: Aggregated, *, now: float) -> list[Output]:
         """Take the next adapter, computed and not yet written."""
-        outputs = self._training.aggregated(result, now=now)
+        outputs = self._watched(self._training.aggregated(result, now=now), now=now)
         if self._training.state is not TrainingState.DONE:
             return outputs
         self._begin_evaluation(now)
@@ -163,30 +201,86 @@ class Coordinator:
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due; may be called early or late."""
-        return self._training.tick(now) + self._finish_if_over(now)
+        outputs = self._watched(self._training.tick(now), now=now)
+        return [*self._review(now), *outputs, *self._finish_if_over(now)]
 
     def next_wakeup(self) -> float | None:
         """Return the moment by which `tick` wants to be called."""
-        moments = [self._training.next_wakeup()]
+        moments = [self._training.next_wakeup(), self._stalls.next_wakeup()]
         if self._evaluation is not None and self.state is State.EVALUATING:
             moments.append(self._evaluation.next_wakeup())
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def _device(self, client_id: str, status: DeviceStatus | None, *, now: float) -> list[Output]:
-        arrived = self._presence.receive(client_id, status)
+    def _device(
+        self, client_id: str, status: DeviceStatus | None, *, fresh: bool, now: float
+    ) -> list[Output]:
+        presence, before = self._presence, self._presence.state_of(client_id)
+        was_cloned = client_id in presence.cloned
+        arrived = presence.receive(client_id, status, fresh=fresh)
+        if presence.moves(client_id, since=before):
+            self._stalls.moved(client_id, now)
+        outputs: list[Output] = []
+        if (client_id in presence.cloned) is not was_cloned:
+            outputs += self._quarantine(client_id, now=now)
         if self.state is State.TRAINING:
-            return self._training.device(client_id, arrived=arrived, now=now)
-        asked = self._ask_to_evaluate(client_id, now=now) if arrived else []
-        return asked + self._finish_if_over(now)
+            return outputs + self._training.device(client_id, arrived=arrived, now=now)
+        outputs += self._ask_to_evaluate(client_id, now=now) if arrived else []
+        return outputs + self._finish_if_over(now)
+
+    def _quarantine(self, client_id: str, *, now: float) -> list[Output]:
+        """Wait no longer for a device that two have become, and tell operators."""
+        cloned = sorted(self._presence.cloned)
+        notice: AlertNotice | None = None
+        if cloned:
+            named = ", ".join(cloned[:MAX_NAMED])
+            text = (
+                f"{named}: an earlier session came back to life, so two devices share one "
+                "identity; nothing new is taken from it: give one of them an identity of its own, "
+                "then clear d/<device>/status"
+            )
+            notice = AlertNotice("error", text, count=len(cloned), client_id=client_id)
+        outputs: list[Output] = [Publish(CLONED, notice, retain=True)]
+        if client_id in cloned:
+            logger.error("cloned client=%s: an earlier session came back to life", client_id)
+            leaves = TrainResponse(self._run, self.adapter.version + 1, accepted=False,
+                                   reason=Refusal.CLONED.value)  # fmt: skip
+            outputs += self._training.answered(client_id, leaves, now=now)
+        return outputs
+
+    # Who stalls ---------------------------------------------------------------------------------
+
+    def _watched(self, outputs: list[Output], client_id: str = "", *, now: float) -> list[Output]:
+        """Note who is asked by these outputs, and whose segments they take."""
+        for output in outputs:
+            match output:
+                case Publish(Command(asked, "train", _)):
+                    self._stalls.moved(asked, now)
+                case JournalSegment():
+                    self._stalls.moved(client_id, now)
+        return outputs
+
+    def _review(self, now: float) -> list[Output]:
+        current = self._training.open_round
+        if current is not self._reviewed:
+            self._reviewed = current
+            self._stalls.over(now)
+        outputs = self._stalls.review(
+            now,
+            awaited=current.awaited if current else (),
+            silent=current.silent if current else (),
+            state_of=self._presence.state_of,
+        )
+        self._training.note_stalled(self._stalls.count)
+        return [*outputs]
 
     def _adapter_want(
         self, version: int, missing: frozenset[int] | None, *, delta: bool, now: float
     ) -> list[Output]:
-        if version != self.adapter.version:
+        count = self.adapter.count(version, delta=delta)
+        if count == 0:
             return []  # a device that hears of the newest version will ask for that
-        count = self.adapter.delta_segments if delta else self.adapter.segments
         wanted = range(count) if missing is None else missing
-        indices = self._repair[delta].due(version, wanted, count=count, now=now)
+        indices = self._repair.due((version, delta), wanted, count=count, now=now)
         return [SendAdapter(version, indices, delta=delta)] if indices else []
 
     # The final evaluation -----------------------------------------------------------------------
@@ -247,7 +341,8 @@ class Coordinator:
         ]
 
     def _is_absent(self, client_id: str) -> bool:
-        return self._presence.has_left(client_id) or client_id in self._presence.silent
+        presence = self._presence
+        return presence.has_left(client_id) or client_id in presence.silent | presence.cloned
 
     def _final_result(self) -> FleetEvaluation | None:
         finished = self._evaluation is not None and self.state is State.FINISHED

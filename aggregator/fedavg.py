@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregator.admission import Refusal
+from aggregator.norms import NormPolicy, update_norm
 from codec.codec import Codec, Order, SumArray
 from codec.errors import CodecError
 from codec.layout import Layout
@@ -33,13 +34,13 @@ class ClientUpdate:
 
     Attributes:
         uid: The update's name.
-        weight: N_k, the capped number of examples, ≥ 1.
+        weight: N_k, the capped number of examples, ≥ 1; over √(1 + staleness) where it is late.
         segment_count: Segments that the whole update has.
         segments: Index → bytes of those that were accepted.
     """
 
     uid: str
-    weight: int
+    weight: float
     segment_count: int
     segments: Mapping[int, bytes]
 
@@ -52,15 +53,25 @@ class Average:
         mean: float64 (layout.size,); zeros where nothing could be decoded.
         included: The uids that are in the mean, ascending.
         refused: The uids that are not, each with its typed reason.
+        norms: uid → norm, as it went into the mean, for those that are in it.
+        clipped: The uids that were scaled down to the bound.
     """
 
     mean: SumArray
     included: tuple[str, ...]
     refused: Mapping[str, str]
+    norms: Mapping[str, float]
+    clipped: tuple[str, ...]
 
 
 def federated_average(
-    updates: Iterable[ClientUpdate], *, codec: Codec, layout: Layout, max_delta_abs: float
+    updates: Iterable[ClientUpdate],
+    *,
+    codec: Codec,
+    layout: Layout,
+    max_delta_abs: float,
+    norm_bound: float | None = None,
+    norm_policy: NormPolicy = NormPolicy.CLIP,
 ) -> Average:
     """Return the weighted mean of the updates that decode; the same input gives the same bytes.
 
@@ -75,11 +86,14 @@ def federated_average(
         codec: The run's codec.
         layout: The run's layout.
         max_delta_abs: Largest |Δ̃| that is believed.
+        norm_bound: Largest norm that an update may have, None for any.
+        norm_policy: What becomes of a longer one.
     """
     total = np.zeros(layout.size, dtype=np.float64)
     scratch = np.empty(layout.size, dtype=np.float64)
     weights = 0.0
-    included: list[str] = []
+    norms: dict[str, float] = {}
+    clipped: list[str] = []
     refused: dict[str, str] = {}
     last_uid = ""
     for update in updates:
@@ -89,16 +103,23 @@ def federated_average(
         if reason is not None:
             refused[update.uid] = reason
             continue
-        weight = float(update.weight)
-        if codec.order is Order.EXCHANGEABLE:
-            weight *= len(update.segments) / update.segment_count
+        share = len(update.segments) / update.segment_count
+        norm = update_norm(scratch, order=codec.order, share=share)
+        if norm_bound is not None and norm > norm_bound:
+            if norm_policy is NormPolicy.REFUSE:
+                refused[update.uid] = Refusal.NORM.value
+                continue
+            clipped.append(update.uid)
+            scratch *= norm_bound / norm
+            norm = norm_bound
+        weight = update.weight * (share if codec.order is Order.EXCHANGEABLE else 1.0)
         scratch *= weight
         total += scratch
         weights += weight
-        included.append(update.uid)
+        norms[update.uid] = norm
     if weights:
         total /= weights
-    return Average(mean=total, included=tuple(included), refused=refused)
+    return Average(total, tuple(norms), refused, norms, tuple(clipped))
 
 
 def _decode(

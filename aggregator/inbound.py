@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from aggregator.admission import Refusal
 from transport import control, frame
 from transport.control import DeviceStatus, EvalResponse, TrainResponse
 from transport.errors import MessageError
@@ -19,7 +21,17 @@ from transport.topics import (
 )
 from transport.wire import MqttVersion, publish_size
 
-Received = DeviceStatus | TrainResponse | EvalResponse | Manifest | Segment | AdapterWant
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A device has told its progress; what it says is for people, and stays unread."""
+
+
+Received = DeviceStatus | Stepped | TrainResponse | EvalResponse | Manifest | Segment | AdapterWant
+
+
+# (device, bytes of the whole packet) → the quota that it is above, None where it may come in.
+Meter = Callable[[str, int], Refusal | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +42,14 @@ class Inbound:
         client_id: The device, as the topic says and the broker has checked.
         message: None for a device status that was cleared.
         packet_bytes: The whole MQTT packet, as it was sent.
+        fresh: Whether it was published just now: not retained, and not delivered once more.
     """
 
     address: Address
     client_id: str
     message: Received | None
     packet_bytes: int
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +68,51 @@ class Unreadable:
     upload_bytes: int
 
 
+def unmetered(client_id: str, packet_bytes: int) -> Refusal | None:  # noqa: ARG001 - a `Meter`
+    """Let everything in."""
+    return None
+
+
 def read(
-    topics: Topics, topic: str, payload: bytes, *, qos: int, mqtt_version: MqttVersion
+    topics: Topics,
+    topic: str,
+    payload: bytes,
+    *,
+    qos: int,
+    mqtt_version: MqttVersion,
+    meter: Meter = unmetered,
+    fresh: bool = True,
 ) -> Inbound | Unreadable | None:
-    """Return what a delivery says; None where it is none of the aggregator's business."""
+    """Return what a delivery says; None where it is none of the aggregator's business.
+
+    Args:
+        topics: The federation's.
+        topic: Where it was published.
+        payload: Its bytes.
+        qos: As it was delivered.
+        mqtt_version: Of the connection.
+        meter: Charges the topic's device for a message of an upload before it is unpacked.
+        fresh: Whether it was published just now, as far as the link can tell.
+    """
     packet_bytes = publish_size(topic, len(payload), qos=qos, mqtt_version=mqtt_version)
     try:
         address = topics.parse(topic)
     except MessageError as error:
         return Unreadable("", error.reason, str(error), 0)
     is_upload = isinstance(address, UpManifest | UpSegment)
+    if isinstance(address, UpManifest | UpSegment):
+        refusal = meter(address.client_id, packet_bytes)
+        if refusal is not None:
+            text = f"{topic}: {packet_bytes} bytes are above what this device may send now"
+            return Unreadable(address.client_id, refusal.value, text, packet_bytes)
     try:
         match address:
             case DeviceTopic(client_id, "status"):
                 status = control.decode(DeviceStatus, payload) if payload else None
-                return Inbound(address, client_id, status, packet_bytes)
+                return Inbound(address, client_id, status, packet_bytes, fresh)
+            case DeviceTopic(client_id, "progress"):
+                control.check_size(payload)
+                return Inbound(address, client_id, Stepped(), packet_bytes)
             case Response(client_id, "train", _):
                 answer = control.decode(TrainResponse, payload)
                 return Inbound(address, client_id, answer, packet_bytes)

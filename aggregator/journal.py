@@ -10,6 +10,10 @@ from transport import frame
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
 
+# [rounds] How many committed rounds a restart knows again: their late updates may still come, and
+# the norms of their updates say what is usual.
+EARLIER_ROUNDS = 32
+
 
 class RoundState(str, Enum):
     """How far a round is on disk."""
@@ -29,6 +33,7 @@ class Tally:
         seconds: Seconds that the round has been on, over restarts.
         late: Updates that came too late, for this round or while it was open.
         refused: Reason → count.
+        dropped: Those of `late` that the run's policy threw away.
     """
 
     bytes_up: int = 0
@@ -36,6 +41,7 @@ class Tally:
     seconds: float = 0.0
     late: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,10 @@ class RoundRecord:
         invited: The devices that any attempt has asked: only these may deliver.
         declined: Those of the cohort that will not train.
         barred: Those whose update was let in and then did not decode.
+        attempt_s: Seconds that this attempt has been on, over restarts; a restart takes them from
+            its deadline.
+        norms: Norms of the updates that are in the adapter, in ascending order of uid; empty until
+            the round is committed.
     """
 
     round_id: int
@@ -58,11 +68,13 @@ class RoundRecord:
     declined: tuple[str, ...] = ()
     barred: tuple[str, ...] = ()
     tally: Tally = field(default_factory=Tally)
+    attempt_s: float = 0.0
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateRecord:
-    """One update of the round that is not committed yet.
+    """One update without its last word, of the open round or, late, of an earlier one.
 
     Attributes:
         held: Indices of the journaled segments.
@@ -80,11 +92,13 @@ class SettledUpdate:
     """An update that has had its last word.
 
     Attributes:
+        round_id: The update's own round.
         receipt_frame: The receipt as its frame: a bitmap takes a hundredth of a set, and the last
             words of all rounds are held at once.
     """
 
     client_id: str
+    round_id: int
     receipt_frame: bytes
 
     @property
@@ -113,11 +127,12 @@ class Snapshot:
     Attributes:
         version: The newest committed adapter version; 0 before the first round.
         round: The round that is not committed, if it has been opened.
-        updates: Its updates.
+        updates: Its updates, and late ones of the rounds before.
         settled: uid → the last word, for all rounds of the run.
         evaluations: Device → its evaluation of `version`.
         summaries: One per committed round, in order.
         finished: The run has ended with `version`.
+        earlier: The newest committed rounds, at most `EARLIER_ROUNDS`, in order.
     """
 
     version: int = 0
@@ -127,3 +142,4 @@ class Snapshot:
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     summaries: tuple[RoundSummary, ...] = ()
     finished: bool = False
+    earlier: tuple[RoundRecord, ...] = ()

@@ -22,7 +22,10 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class SendAdapter:
-    """Publish an adapter version, or its delta, retained: all of it, or some segments again."""
+    """Publish an adapter version, or a delta: all of it, or some segments again.
+
+    The newest version and the deltas are retained; an older version is for who has half of it.
+    """
 
     version: int
     indices: frozenset[int] | None = None
@@ -31,9 +34,15 @@ class SendAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ClearAdapter:
-    """Take the retained frames of an adapter version from the broker."""
+    """Take the retained frames of an adapter version, or of its delta, from the broker.
+
+    Attributes:
+        segments: How many there are at the most.
+    """
 
     version: int
+    segments: int
+    delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,12 @@ class FrozenUpdate:
     """What counts of one update.
 
     Attributes:
+        weight: What it weighs when all of it is there, less for late ones.
         accepted: Indices of the segments that count, never empty.
     """
 
     uid: str
-    weight: int
+    weight: float
     segment_count: int
     accepted: frozenset[int]
 
@@ -102,10 +112,12 @@ class Aggregate:
     Attributes:
         base_version: The adapter version that the deltas start from.
         updates: Sorted by uid.
+        norm_bound: The largest norm that an update may have; None while none is known.
     """
 
     base_version: int
     updates: tuple[FrozenUpdate, ...]
+    norm_bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which segments of an adapter version are published again when devices ask for them."""
+"""Which segments of adapter versions are published again when devices ask for them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from collections.abc import Iterable
 # Every device of the fleet hears a repeat, so that many who ask at once need one answer.
 REPEAT_INTERVAL_S = 2.0
 
+# A version whole, or its delta where the second is true.
+Form = tuple[int, bool]
+
 
 class Repair:
-    """Lets each segment of the newest version be repeated at most once per interval."""
+    """Lets each segment of each form of a version be repeated at most once per interval."""
 
     def __init__(self) -> None:
-        self._version = -1
-        self._sent_at: dict[int, float] = {}
+        self._sent_at: dict[Form, dict[int, float]] = {}
 
-    def due(self, version: int, wanted: Iterable[int], *, count: int, now: float) -> frozenset[int]:
+    def due(self, form: Form, wanted: Iterable[int], *, count: int, now: float) -> frozenset[int]:
         """Return which of the wanted segments are to be sent now, and take them as sent.
 
         Args:
-            version: The newest adapter version; what was sent of another one is forgotten.
+            form: Whose segments they are.
             wanted: Indices that a device asks for; those that there are not are ignored.
-            count: Segments that the version has.
+            count: Segments that there are.
             now: Monotonic seconds.
         """
-        if version != self._version:
-            self._version, self._sent_at = version, {}
-        due = frozenset(
-            index
-            for index in wanted
-            if index < count and now >= self._sent_at.get(index, float("-inf")) + REPEAT_INTERVAL_S
-        )
-        self._sent_at.update(dict.fromkeys(due, now))
+        self._forget(now - REPEAT_INTERVAL_S)
+        sent_at = self._sent_at.setdefault(form, {})
+        due = frozenset(index for index in wanted if index < count and index not in sent_at)
+        sent_at.update(dict.fromkeys(due, now))
         return due
+
+    def _forget(self, until: float) -> None:
+        """Forget what was sent so long ago: it may be sent again."""
+        self._sent_at = {
+            form: recent
+            for form, sent_at in self._sent_at.items()
+            if (recent := {index: at for index, at in sent_at.items() if at > until})
+        }

@@ -115,6 +115,7 @@ class Round:
     ) -> None:
         self.phase = RoundPhase.OPEN
         self.deadline = deadline
+        self.stalled = 0  # of those that are awaited, as the caller tells
         self._goal = goal
         self._quorum = quorum
         self._answer_timeout_s = answer_timeout_s
@@ -133,6 +134,11 @@ class Round:
     def asked(self) -> frozenset[str]:
         """The devices that have been asked in this attempt, those that said no or nothing too."""
         return frozenset(self._asked)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """The devices that have been asked and have not answered in time."""
+        return frozenset(self._silent)
 
     @property
     def complete(self) -> int:
@@ -180,7 +186,7 @@ class Round:
             return [Abandoned(len(self._arrived))]
         if silent := self._overdue(now):
             return [Silent(silent)]
-        if has_quorum and not self._awaited():
+        if has_quorum and not self.awaited:
             return self._close(CloseReason.EXHAUSTED)
         return []
 
@@ -190,7 +196,9 @@ class Round:
             return None
         return min([self.deadline, *self._answer_by.values()])
 
-    def _awaited(self) -> frozenset[str]:
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The devices that something is still expected of."""
         # A partial update of an earlier attempt is awaited as well: its device still sends.
         done = {client_id for client_id, complete in self._arrived.items() if complete}
         return (self.cohort | self._arrived.keys()) - self._declined - done

@@ -11,20 +11,31 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import logging
-import queue
 import secrets
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aggregator.adapter_folder import Adapter, BadAdapter, Delta
-from aggregator.announcements import RunFacts
+from aggregator.announcements import AdapterFacts, RunFacts
+from aggregator.closing import Aggregated
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator, State
 from aggregator.downlink import next_version
 from aggregator.fedavg import ClientUpdate, federated_average
+from aggregator.fencing import (
+    Answer,
+    Claim,
+    Fence,
+    FenceOutput,
+    Lead,
+    RaiseEpoch,
+    Restate,
+    Yield,
+)
+from aggregator.gate import Gate, encode
 from aggregator.inbound import Unreadable, read
 from aggregator.outputs import (
     Aggregate,
@@ -41,40 +52,42 @@ from aggregator.outputs import (
     SaveRound,
     SendAdapter,
 )
+from aggregator.published import Published
 from aggregator.server_optimizer import step
-from aggregator.snapshot import AdapterSnapshot, make_snapshot
 from aggregator.state_folder import StateFolder, open_state_folder
 from aggregator.store import ForeignJournal, JournalEntry, StoreUnavailable
-from aggregator.training import Aggregated
 from codec.codec import SumArray
 from codec.registry import codec_named
-from transport import control, frame
-from transport.control import AlertNotice, ServiceState, ServiceStatus
+from transport import control
+from transport.control import ServiceState, ServiceStatus
+from transport.crash_points import reach
 from transport.errors import (
     BadLinkConfig,
     BrokerUnreachable,
     LinkError,
-    LinkLost,
     LoginRefused,
     PublishingRefused,
     SessionTakenOver,
 )
 from transport.exit_codes import ExitCode
 from transport.link import Delivery, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Publication
-from transport.messages import Message
 from transport.topics import CoordStatus, ModelManifest, ModelSegment, Topics
-from transport.wire import publish_size
 
 logger = logging.getLogger(__name__)
 
-# A batch is one transaction; more in it would let the answers wait for longer than they save.
-MAX_BATCH = 128
-# The longest wait for an event: how late a signal or a dead link thread is noticed.
-MAX_WAIT_S = 0.5
+Effect = Output | FenceOutput
 
 _JOURNALED = (SaveRound, JournalManifest, JournalSegment, JournalEvaluation)
 # What may only happen when everything before it in the list is done.
-_BARRIERS = (Freeze, Aggregate, Reopen, Commit, Finish)
+_BARRIERS = (Freeze, Aggregate, Reopen, Commit, Finish, RaiseEpoch, Lead, Answer, Restate, Yield)
+
+
+class FencedOff(Exception):
+    """Another aggregator leads, or must: this one says nothing more."""
+
+
+class EpochUsed(Exception):
+    """Another aggregator has had this epoch as well: start anew with the next one."""
 
 
 def run(config: AggregatorConfig) -> int:
@@ -89,19 +102,26 @@ def run(config: AggregatorConfig) -> int:
         stream=sys.stderr,
     )
     try:
-        with open_state_folder(config) as state:
-            service = Service(config, state)
-            with _signals(service):
-                service.serve()
+        while True:
+            with contextlib.suppress(EpochUsed):
+                _serve(config)
+                break
     except (BadAdapter, ForeignJournal, BadLinkConfig, OverflowError) as error:
         return _failed(error, ExitCode.CONFIG)
-    except (LoginRefused, PublishingRefused, SessionTakenOver) as error:
+    except (LoginRefused, PublishingRefused, SessionTakenOver, FencedOff) as error:
         return _failed(error, ExitCode.REFUSED)
     except BrokerUnreachable as error:
         return _failed(error, ExitCode.UNREACHABLE)
     except (StoreUnavailable, LinkError) as error:
         return _failed(error, ExitCode.TRY_AGAIN)
     return ExitCode.OK
+
+
+def _serve(config: AggregatorConfig) -> None:
+    with open_state_folder(config) as state:
+        service = Service(config, state)
+        with _signals(service):
+            service.serve()
 
 
 class Service:
@@ -112,34 +132,49 @@ class Service:
         self._state = state
         self._topics = Topics(config.federation)
         self._stopping = threading.Event()
-        # Whether everything that stands has been published over the connection that there is.
-        self._has_told = False
-        self._session = secrets.token_hex(4)
+        self._session = secrets.token_hex(8)
         self._version = _software_version()
         self._adapter: Adapter = state.adapter
-        newest = state.snapshot.version
-        delta = state.delta(newest) if config.downlink_codec else None
-        self._shown = self._show(state.adapter, newest, delta)
-        self._candidate: tuple[Adapter, AdapterSnapshot, Delta | None] | None = None
-        self._coordinator = Coordinator(
-            config,
-            RunFacts(
-                run=state.run.run,
-                epoch=state.run.epoch,
-                session=self._session,
-                base_model=state.adapter.base_model,
-                base_digest=state.adapter.base_digest,
-                layout=state.adapter.layout,
-            ),
-            adapter=self._shown.facts,
-            snapshot=state.snapshot,
-            version=self._version,
+        self._published = Published(config, state)
+        self._candidate: tuple[Adapter, AdapterFacts, Delta | None] | None = None
+        self._coordinator = self._make_coordinator()
+        self._has_begun = False
+        self._fence = Fence(
+            run=state.run.run,
+            epoch=state.run.epoch,
+            session=self._session,
+            software=self._version,
+            version=state.snapshot.version,
+            sha256=self._published.facts.sha256,
         )
         self._link = Link(
             config.broker,
             client_id=config.client_id,
             subscriptions=self._topics.aggregator_filters(),
             will=self._status(ServiceState.LOST, "the connection ended without goodbye"),
+        )
+        self._gate = Gate(
+            self._link,
+            self._fence,
+            topics=self._topics,
+            mqtt_version=config.broker.mqtt_version,
+        )
+
+    def _make_coordinator(self) -> Coordinator:
+        state = self._state
+        return Coordinator(
+            self._config,
+            RunFacts(
+                run=state.run.run,
+                epoch=state.store.run.epoch,
+                session=self._session,
+                base_model=state.adapter.base_model,
+                base_digest=state.adapter.base_digest,
+                layout=state.adapter.layout,
+            ),
+            adapter=self._published.facts,
+            snapshot=state.snapshot,
+            version=self._version,
         )
 
     def stop(self) -> None:
@@ -152,6 +187,8 @@ class Service:
         Raises:
             LinkError: The broker is not reached at the start, or refuses this process.
             StoreUnavailable: The disk does not do its work.
+            FencedOff: Another aggregator leads.
+            EpochUsed: To be opened and served again.
         """
         logger.info(
             "run=%s epoch=%d version=%d rounds=%d",
@@ -160,43 +197,31 @@ class Service:
             self._state.snapshot.version,
             self._config.rounds,
         )
-        farewell = self._status(ServiceState.FAILED, "stopped by an error")
+        farewell = ServiceState.FAILED, "stopped by an error"
         self._link.open()
         try:
             self._link.wait_connected(self._config.broker.connect_timeout_s)
-            self._execute(self._coordinator.start(time.monotonic()))
             while not self._stopping.is_set() and not self._may_exit():
-                self._process(self._take_events())
+                self._process(self._gate.take_events(self._wakeup()))
             finished = self._coordinator.state is State.FINISHED
             # The run's end is what matters to those who read it; the reason says who is left.
             state = ServiceState.FINISHED if finished else ServiceState.OFFLINE
-            farewell = self._status(state, "the process has ended")
+            farewell = state, "the process has ended"
         finally:
-            self._link.close(farewell=farewell)
+            # Who does not lead leaves the word of the one that does in its place.
+            self._link.close(farewell=self._status(*farewell) if self._fence.leads else None)
 
     def _may_exit(self) -> bool:
         finished = self._coordinator.state is State.FINISHED
-        return finished and self._config.exit_when_finished and self._has_told
+        return finished and self._config.exit_when_finished and self._gate.has_told
 
-    def _take_events(self) -> list[LinkEvent]:
-        """Return what has come, after waiting for it until something is due."""
-        wakeup = self._coordinator.next_wakeup()
-        wait_s = MAX_WAIT_S
-        if wakeup is not None:
-            wait_s = min(MAX_WAIT_S, max(0.0, wakeup - time.monotonic()))
-        events: list[LinkEvent] = []
-        with contextlib.suppress(queue.Empty):
-            # An empty queue with a timeout of 0 is an answer as well, where work is due.
-            events.append(self._link.events.get(timeout=wait_s))
-            while len(events) < MAX_BATCH:
-                events.append(self._link.events.get_nowait())
-        if not events and not self._link.alive:
-            raise LinkLost("the link's thread has ended")
-        return events
+    def _wakeup(self) -> float | None:
+        may_work = self._fence.leads or self._fence.was_away
+        return self._coordinator.next_wakeup() if may_work else None
 
     def _process(self, events: list[LinkEvent]) -> None:
         now = time.monotonic()
-        outputs: list[Output] = []
+        outputs: list[Effect] = []
         deliveries: list[Delivery] = []
         for event in events:
             match event:
@@ -204,24 +229,38 @@ class Service:
                     outputs += self._deliver(event, now=now)
                     deliveries.append(event)
                 case LinkUp():
-                    self._has_told = True
-                    outputs += self._coordinator.connected(now)
+                    outputs += self._fence.connected(now)
                 case LinkDown():
+                    self._fence.disconnected()
                     self._coordinator.disconnected()
                 case LinkRefused(error):
                     raise error
-        outputs += self._coordinator.tick(now)
+        outputs += self._fence.tick(now)
+        if self._has_begun and (self._fence.leads or self._fence.was_away):
+            outputs += self._coordinator.tick(now)
         self._execute(outputs)
+        reach("aggregator-journal-answered")
         for delivery in deliveries:
             self._link.acknowledge(delivery)
 
-    def _deliver(self, delivery: Delivery, *, now: float) -> list[Output]:
+    def _deliver(self, delivery: Delivery, *, now: float) -> list[Effect]:
+        overheard = self._gate.overhear(delivery, now=now)
+        if overheard is not None:
+            return [*overheard]
+        if self._fence.leads and self._has_begun:
+            return [*self._take(delivery, now=now, fresh=not delivery.retain)]
+        self._gate.hold(delivery)
+        return []
+
+    def _take(self, delivery: Delivery, *, now: float, fresh: bool) -> list[Output]:
         inbound = read(
             self._topics,
             delivery.topic,
             delivery.payload,
             qos=delivery.qos,
             mqtt_version=self._config.broker.mqtt_version,
+            meter=lambda client_id, size: self._coordinator.meter(client_id, size, now=now),
+            fresh=fresh,
         )
         match inbound:
             case None:
@@ -231,18 +270,30 @@ class Service:
             case _:
                 return self._coordinator.receive(inbound, now=now)
 
-    def _execute(self, outputs: list[Output]) -> None:
+    def _lead(self, now: float) -> list[Output]:
+        """Go on, or begin, with all that stands and what has come in the meantime."""
+        outputs: list[Output] = []
+        if not self._has_begun:
+            self._has_begun = True
+            outputs += self._coordinator.start(now)
+        self._gate.has_told = True
+        outputs += self._coordinator.connected(now)
+        for delivery in self._gate.release():
+            outputs += self._take(delivery, now=now, fresh=False)
+        return outputs
+
+    def _execute(self, outputs: list[Effect]) -> None:
         """Do all of it in order; within a stretch, what is to be durable comes first."""
         while outputs:
             ends = [at for at, output in enumerate(outputs) if isinstance(output, _BARRIERS)]
             end = ends[0] if ends else len(outputs)
             stretch, barrier, rest = outputs[:end], outputs[end : end + 1], outputs[end + 1 :]
-            rest += self._journal(stretch)
+            rest = [*rest, *self._journal(stretch)]
             for output in stretch:
                 self._emit(output)
             outputs = [*(self._pass_barrier(barrier[0]) if barrier else []), *rest]
 
-    def _journal(self, outputs: list[Output]) -> list[Output]:
+    def _journal(self, outputs: Sequence[Effect]) -> list[Output]:
         """Write what is to be durable in one transaction, and return what follows from it."""
         entries: list[JournalEntry] = [
             output for output in outputs if isinstance(output, _JOURNALED)
@@ -251,25 +302,55 @@ class Service:
         entries = [entry for entry in entries if not isinstance(entry, SaveRound)] + records[-1:]
         if not entries:
             return []
+        reach("aggregator-journal-before")
         self._state.store.write(entries)
+        reach("aggregator-journal-committed")
         stored: dict[str, set[int]] = {}
         for entry in entries:
             if isinstance(entry, JournalSegment):
                 stored.setdefault(entry.uid, set()).add(entry.index)
         return self._coordinator.stored(stored, now=time.monotonic())
 
-    def _pass_barrier(self, output: Output) -> list[Output]:
+    def _pass_barrier(self, output: Effect) -> Sequence[Effect]:
         match output:
+            case RaiseEpoch() | Lead() | Answer() | Restate() | Yield():
+                return self._obey(output)
             case Freeze():
+                reach("aggregator-freeze-before")
                 self._state.store.freeze(output)
+                reach("aggregator-frozen")
             case Aggregate():
                 return self._aggregate(output)
             case Reopen():
                 self._state.store.reopen(output)
             case Commit():
+                noticed = self._gate.look_around(time.monotonic())
+                for verdict in noticed:
+                    if isinstance(verdict, RaiseEpoch | Yield):
+                        self._obey(verdict)
                 self._commit(output)
+                return [*noticed]
             case Finish(version):
                 self._state.store.finish(version)
+        return []
+
+    def _obey(self, output: FenceOutput) -> list[Output]:
+        """Do what the fence decided."""
+        now = time.monotonic()
+        match output:
+            case RaiseEpoch(epoch, again):
+                if again:
+                    raise EpochUsed
+                self._state.store.raise_epoch(epoch)
+                self._coordinator = self._make_coordinator()
+            case Lead():
+                return self._lead(now)
+            case Answer():
+                return self._coordinator.status()
+            case Restate():
+                return self._coordinator.connected(now)
+            case Yield(text):
+                raise FencedOff(text)
         return []
 
     def _aggregate(self, aggregate: Aggregate) -> list[Output]:
@@ -289,19 +370,23 @@ class Service:
             codec=codec_named(self._config.codec),
             layout=self._adapter.layout,
             max_delta_abs=self._config.max_delta_abs,
+            norm_bound=aggregate.norm_bound,
+            norm_policy=self._config.norm_policy,
         )
         version = aggregate.base_version + 1
         adapter, delta = self._step(average.mean, version)
-        shown = self._show(adapter, version, delta)
-        self._candidate = (adapter, shown, delta)
+        facts = self._published.candidate(adapter, version, delta)
+        self._candidate = (adapter, facts, delta)
         now = time.monotonic()
         logger.info(
             "aggregated version=%d updates=%d in %.3f s",
-            shown.facts.version,
+            version,
             len(average.included),
             now - started,
         )
-        result = Aggregated(shown.facts, average.included, average.refused)
+        result = Aggregated(
+            facts, average.included, average.refused, average.norms, average.clipped
+        )
         return self._coordinator.aggregated(result, now=now)
 
     def _step(self, mean: SumArray, version: int) -> tuple[Adapter, Delta | None]:
@@ -318,32 +403,25 @@ class Service:
 
     def _commit(self, commit: Commit) -> None:
         assert self._candidate is not None
-        adapter, shown, delta = self._candidate
-        assert shown.facts.version == commit.version
+        adapter, facts, delta = self._candidate
+        assert facts.version == commit.version
         self._state.commit(commit, adapter, delta)
-        self._adapter, self._shown, self._candidate = adapter, shown, None
+        self._adapter, self._candidate = adapter, None
+        self._published.committed(facts)
+        self._fence.made(facts.version, facts.sha256)
+        reach("aggregator-announcing")
 
-    def _show(self, adapter: Adapter, version: int, delta: Delta | None) -> AdapterSnapshot:
-        return make_snapshot(
-            adapter,
-            run=self._state.run.run,
-            version=version,
-            segment_bytes=self._config.segment_bytes,
-            delta=delta,
-        )
-
-    def _emit(self, output: Output) -> None:
+    def _emit(self, output: Effect) -> None:
         match output:
+            case Claim():
+                self._gate.claim(output)
             case Publish(address, message, retain):
                 topic = self._topics.topic(address)
-                self._publish(topic, _encode(topic, message), retain=retain)
+                self._publish(topic, encode(topic, message), retain=retain)
             case SendAdapter():
                 self._send_adapter(output)
-            case ClearAdapter(version):
-                self._clear(version, self._shown.facts.segments, delta=False)
-                delta = self._state.delta(version) if self._config.downlink_codec else None
-                if delta is not None:
-                    self._clear(version, len(delta.segments), delta=True)
+            case ClearAdapter(version, segments, delta):
+                self._clear(version, segments, delta=delta)
 
     def _clear(self, version: int, segments: int, *, delta: bool) -> None:
         self._publish(self._topics.topic(ModelManifest(version, delta)), b"", retain=True)
@@ -352,55 +430,37 @@ class Service:
             self._publish(topic, b"", retain=True)
 
     def _send_adapter(self, output: SendAdapter) -> None:
-        shown, version, delta = self._shown, output.version, output.delta
-        if shown.facts.version != version:
-            return  # a newer one was committed in the same batch, and follows
-        frames = shown.delta if delta else shown.whole
-        assert frames is not None, "only a version that has a delta is sent as one"
+        version, delta = output.version, output.delta
+        try:
+            frames = self._published.frames(version, delta=delta)
+        except BadAdapter as error:
+            logger.error("not published: %s", error)  # noqa: TRY400 - one clear line
+            return  # devices go another way
+        if frames is None:
+            return
+        retain = delta or version == self._published.facts.version
         topic = self._topics.topic(ModelManifest(version, delta))
-        self._publish(topic, frames.manifest, retain=True)
-        for index, segment_frame in enumerate(frames.segments):
-            if output.indices is None or index in output.indices:
-                topic = self._topics.topic(ModelSegment(version, index, delta))
-                self._publish(topic, segment_frame, retain=True)
+        self._publish(topic, frames.manifest, retain=retain)
+        reach("aggregator-adapter-sent")
+        wanted = range(len(frames.bodies)) if output.indices is None else sorted(output.indices)
+        for index in wanted:
+            topic = self._topics.topic(ModelSegment(version, index, delta))
+            self._publish(topic, frames.segment(index), retain=retain)
+            reach("aggregator-adapter-sent")
+        reach("aggregator-announced")
 
     def _publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        try:
-            self._link.publish(Publication(topic, payload, retain=retain))
-        except LinkLost:
-            # LinkUp makes the coordinator say again what stands; devices repeat their questions.
-            self._has_told = False
-            logger.debug("not connected, not published: %s", topic)
-            return
-        except ValueError:
-            # Trying again would never help; the broker would cut the connection each time.
-            logger.exception("not published: %s", topic)
-            return
-        if topic.startswith(f"{self._topics.bulk}/"):
-            size = publish_size(
-                topic, len(payload), qos=1, mqtt_version=self._config.broker.mqtt_version
-            )
+        size = self._gate.publish(topic, payload, retain=retain)
+        if size and topic.startswith(f"{self._topics.bulk}/"):
             self._coordinator.sent(size)
 
     def _status(self, state: ServiceState, reason: str = "") -> Publication:
         topic = self._topics.topic(CoordStatus())
-        status = ServiceStatus(state, self._session, self._version, reason, time.time())
+        run = self._state.store.run
+        status = ServiceStatus(
+            state, self._session, self._version, reason, time.time(), run.run, run.epoch
+        )
         return Publication(topic, control.encode(status), retain=True)
-
-
-def _encode(topic: str, message: object) -> bytes:
-    """Return a message's bytes, with the wall clock where people read it; b"" clears a topic."""
-    match message:
-        case None:
-            return b""
-        case ServiceStatus():
-            return control.encode(dataclasses.replace(message, ts=time.time()))
-        case AlertNotice():
-            return control.encode(dataclasses.replace(message, since=time.time()))
-    if isinstance(message, Message):
-        return frame.encode(message)
-    assert topic.startswith("fl/")
-    return control.encode(message)
 
 
 @contextlib.contextmanager

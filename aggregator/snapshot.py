@@ -1,4 +1,4 @@
-"""An adapter version as what is published of it: a manifest and dense segments, and its delta."""
+"""An adapter version as what is published of it: a manifest and segments, dense or as a delta."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aggregator.adapter_folder import Adapter, BadAdapter, Delta
-from aggregator.announcements import AdapterFacts
+from aggregator.adapter_folder import Adapter, BadAdapter
 from codec.codec import Budget
 from codec.registry import codec_named
 from transport import frame, limits
@@ -19,30 +18,28 @@ CODEC = "fp32"
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """What is sent: a manifest, and the segments that it names."""
-
-    manifest: bytes
-    segments: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterSnapshot:
-    """Everything that is published of one adapter version.
+    """What is sent: a manifest, and the segments that it names.
 
     Attributes:
-        whole: The adapter itself.
-        delta: What the version before becomes it by; None where there is none.
+        manifest: Its frame.
+        bodies: The segments, as the codec wrote them.
     """
 
-    facts: AdapterFacts
-    whole: Frames
-    delta: Frames | None
+    manifest: bytes
+    bodies: tuple[bytes, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the segments, as the codec wrote them."""
+        return sum(len(body) for body in self.bodies)
+
+    def segment(self, index: int) -> bytes:
+        """Return a segment's frame, compressed only now: most questions are for few segments."""
+        return frame.encode(Segment(self.bodies[index]))
 
 
-def make_snapshot(
-    adapter: Adapter, *, run: str, version: int, segment_bytes: int, delta: Delta | None = None
-) -> AdapterSnapshot:
-    """Return what devices need to build this adapter version, from nothing or from the one before.
+def whole_frames(adapter: Adapter, *, run: str, version: int, segment_bytes: int) -> Frames:
+    """Return what a device needs to build this adapter version from nothing.
 
     Raises:
         BadAdapter: It takes more segments than a manifest can name, or a manifest too large.
@@ -54,23 +51,44 @@ def make_snapshot(
         budget=Budget(update_bytes=None, segment_bytes=segment_bytes),
         seed=0,
     )
-    facts = AdapterFacts(
-        version=version,
-        sha256=adapter.sha256.hex(),
-        size_bytes=sum(len(body) for body in bodies),
-        segments=len(bodies),
-        delta_bytes=sum(len(body) for body in delta.segments) if delta else 0,
-        delta_segments=len(delta.segments) if delta else 0,
+    return _frames(
+        adapter, run=run, version=version, sha256=adapter.sha256, codec=CODEC, bodies=bodies
     )
-    whole = _frames(adapter, run=run, version=version, codec=CODEC, bodies=bodies)
-    if delta is None:
-        return AdapterSnapshot(facts, whole, None)
-    changed = _frames(adapter, run=run, version=version, codec=delta.codec, bodies=delta.segments)
-    return AdapterSnapshot(facts, whole, changed)
+
+
+def delta_frames(
+    like: Adapter,
+    *,
+    run: str,
+    version: int,
+    sha256: bytes,
+    codec: str,
+    bodies: Sequence[bytes],
+) -> Frames:
+    """Return what a device needs to build a version from the one before.
+
+    Args:
+        like: Any version of the run: they have layout, base model and configuration in common.
+        run: The run's id.
+        version: What the delta makes.
+        sha256: That version's digest.
+        codec: What wrote the delta.
+        bodies: Its segments.
+
+    Raises:
+        BadAdapter: It takes more segments than a manifest can name, or a manifest too large.
+    """
+    return _frames(like, run=run, version=version, sha256=sha256, codec=codec, bodies=bodies)
 
 
 def _frames(
-    adapter: Adapter, *, run: str, version: int, codec: str, bodies: Sequence[bytes]
+    adapter: Adapter,
+    *,
+    run: str,
+    version: int,
+    sha256: bytes,
+    codec: str,
+    bodies: Sequence[bytes],
 ) -> Frames:
     if len(bodies) > limits.MAX_SEGMENTS:
         raise BadAdapter(
@@ -84,11 +102,11 @@ def _frames(
         layout=tuple((tensor.name, tensor.shape) for tensor in adapter.layout.tensors),
         codec=codec,
         segments=tuple(SegmentEntry(len(body), hashlib.sha256(body).digest()) for body in bodies),
-        sha256=adapter.sha256,
+        sha256=sha256,
         adapter_config=adapter.config,
     )
     try:
         manifest_frame = frame.encode(manifest)
     except ValueError as error:
         raise BadAdapter(f"the adapter's manifest does not fit a packet: {error}") from error
-    return Frames(manifest_frame, tuple(frame.encode(Segment(body)) for body in bodies))
+    return Frames(manifest_frame, tuple(bodies))

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,16 +17,22 @@ from aggregator.adapter_folder import (
     prune_versions,
     read_adapter,
     read_delta,
+    read_delta_lengths,
+    read_delta_segments,
+    read_digest,
     set_current,
     version_folder,
     write_atomically,
     write_version,
 )
 from aggregator.budget import BitsSchedule
+from aggregator.chain import Chain, DeltaFacts, chain_of
 from aggregator.config import AggregatorConfig
 from aggregator.outputs import Commit
 from aggregator.store import ForeignJournal, Store, StoreUnavailable
+from codec.update import dense_bytes
 from transport import control
+from transport.crash_points import reach
 
 JOURNAL_FILE = "journal.sqlite3"
 ROUNDS_FILE = "rounds.jsonl"
@@ -39,13 +45,14 @@ class StateFolder:
     Attributes:
         store: The journal.
         snapshot: What the journal held when the folder was opened.
-        adapter: The newest committed adapter version.
+        version: The newest committed adapter version.
+        adapter: That version.
+        chain: The deltas by which devices come to it.
     """
 
     def __init__(self, config: AggregatorConfig) -> None:
         self._path = config.state_dir
-        # The version before the newest says how many segments of its delta are to be cleared.
-        self._keep_versions = max(config.keep_versions, 2 if config.downlink_codec else 1)
+        self._keep_versions = config.keep_versions
         initial = _initial_adapter(config)
         self.store = Store(self._path / JOURNAL_FILE, identity=_identity(config, initial))
         try:
@@ -54,8 +61,11 @@ class StateFolder:
             version = self.snapshot.version
             write_version(self._path, 0, initial, run=self.run.run)
             self.adapter = _read_version(version_folder(self._path, version), initial)
+            self.version = version
+            self._whole_bytes = dense_bytes(initial.layout, segment_bytes=config.segment_bytes)
+            self.chain = self._read_chain(version)
             set_current(self._path, version)
-            prune_versions(self._path, newest=version, keep=self._keep_versions)
+            self._prune(version)
             lines = [control.encode(summary) + b"\n" for summary in self.snapshot.summaries]
             write_atomically(self._path / ROUNDS_FILE, b"".join(lines))
         except BaseException:
@@ -70,6 +80,34 @@ class StateFolder:
         folder = version_folder(self._path, version)
         return read_delta(folder, size=self.adapter.layout.size)
 
+    def read(self, version: int) -> Adapter:
+        """Return the newest version, or one of those that `wholes` names.
+
+        Raises:
+            BadAdapter: Its files are damaged.
+        """
+        if version == self.version:
+            return self.adapter
+        return _read_version(version_folder(self._path, version), self.adapter)
+
+    def digest(self, version: int) -> bytes:
+        """Return the SHA-256 of a version of the chain."""
+        return read_digest(version_folder(self._path, version))
+
+    def delta_segments(self, version: int) -> tuple[str, tuple[bytes, ...]]:
+        """Return the codec and the segments of a delta of the chain."""
+        return read_delta_segments(version_folder(self._path, version))
+
+    def wholes(self, chain: Chain, *, newest: int) -> frozenset[int]:
+        """Return which older versions are of use to a device, and are whole on disk.
+
+        A device that has half of one fetches the rest, and goes on along the chain.
+        """
+        if chain.begins_at is None:
+            return frozenset()
+        kept = {0, *range(newest - self._keep_versions + 1, newest)}
+        return frozenset(version for version in kept if chain.begins_at <= version < newest)
+
     def commit(self, commit: Commit, adapter: Adapter, delta: Delta | None = None) -> None:
         """Make a new adapter version durable: folder, `CURRENT`, journal, and the line for people.
 
@@ -79,9 +117,14 @@ class StateFolder:
         try:
             write_version(self._path, commit.version, adapter, run=self.run.run, delta=delta)
             set_current(self._path, commit.version)
+            reach("aggregator-current-written")
             self.store.commit(commit)
-            self.adapter = adapter
-            prune_versions(self._path, newest=commit.version, keep=self._keep_versions)
+            reach("aggregator-committed")
+            self.adapter, self.version = adapter, commit.version
+            if delta is not None:
+                facts = _delta_facts(commit.version, [len(body) for body in delta.segments])
+                self.chain = self.chain.extended(facts, whole_bytes=self._whole_bytes)
+            self._prune(commit.version)
             with (self._path / ROUNDS_FILE).open("ab") as file:
                 file.write(control.encode(commit.summary) + b"\n")
         except OSError as error:
@@ -90,6 +133,17 @@ class StateFolder:
     def close(self) -> None:
         """Close the journal."""
         self.store.close()
+
+    def _read_chain(self, newest: int) -> Chain:
+        known = {}
+        for folder in (self._path / "adapters").iterdir():
+            if folder.name.isdecimal() and (lengths := read_delta_lengths(folder)):
+                known[int(folder.name)] = _delta_facts(int(folder.name), lengths)
+        return chain_of(known, newest=newest, whole_bytes=self._whole_bytes)
+
+    def _prune(self, newest: int) -> None:
+        oldest = self.chain.oldest
+        prune_versions(self._path, newest=newest, keep=self._keep_versions, deltas_from=oldest)
 
 
 @contextmanager
@@ -151,6 +205,10 @@ def _read_version(folder: Path, initial: Adapter) -> Adapter:
     if (adapter.layout, adapter.base_digest) != (initial.layout, initial.base_digest):
         raise BadAdapter(f"{folder} is of another layout or base model than version 0")
     return adapter
+
+
+def _delta_facts(version: int, lengths: Sequence[int]) -> DeltaFacts:
+    return DeltaFacts(version, sum(lengths), len(lengths))
 
 
 def _identity(config: AggregatorConfig, initial: Adapter) -> str:

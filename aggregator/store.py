@@ -2,9 +2,9 @@
 
     run          one row: id, epoch, the digest of what must not change, the version it ended with
     rounds       one row each: the record as JSON, and the summary once it is committed
-    updates      the updates of the round that is not committed
+    updates      the updates without a last word: of the open round, and late ones of rounds before
     segments     their bytes; gone when the adapter version is durable
-    receipts     the last word on every update of the run
+    receipts     the last word on every update of the run, under the update's own round
     evaluations  what devices said of the last version
 
 A crash between two transactions leaves what the first one wrote; there is nothing to repair.
@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from aggregator.journal import (
+    EARLIER_ROUNDS,
     RoundRecord,
     RoundState,
     RunRecord,
@@ -40,6 +41,7 @@ from aggregator.outputs import (
 )
 from transport import bitmap, control, frame
 from transport.control import RoundSummary
+from transport.crash_points import reach
 from transport.messages import Evaluation, Manifest, Receipt
 
 JournalEntry = SaveRound | JournalManifest | JournalSegment | JournalEvaluation
@@ -48,7 +50,7 @@ JournalEntry = SaveRound | JournalManifest | JournalSegment | JournalEvaluation
 _OUR_FAULTS = (sqlite3.ProgrammingError, sqlite3.IntegrityError)
 
 # Raised with every change of the tables, so that an old aggregator never reads a newer journal.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE run (
@@ -127,6 +129,7 @@ class Store:
             control.decode(RoundSummary, summary) for _, _, summary in rounds if summary is not None
         )
         current = [record for state, record, _ in rounds if state != RoundState.COMMITTED.value]
+        committed = [record for state, record, _ in rounds if state == RoundState.COMMITTED.value]
         assert len(current) <= 1, "a round is opened after the one before is committed"
         version = summaries[-1].version if summaries else 0
         (finished_version,) = self._connection.execute(
@@ -140,6 +143,7 @@ class Store:
             evaluations=dict(self._evaluations(version)),
             summaries=summaries,
             finished=finished_version == version,
+            earlier=tuple(_read_record(record) for record in committed[-EARLIER_ROUNDS:]),
         )
 
     def write(self, entries: Iterable[JournalEntry]) -> None:
@@ -170,6 +174,7 @@ class Store:
                             evaluation.tokens,
                             evaluation.correct,
                         )
+            reach("aggregator-journal-open")
 
     def freeze(self, freeze: Freeze) -> None:
         """Decide in one transaction which segments of which updates count."""
@@ -178,29 +183,37 @@ class Store:
             for update in freeze.updates:
                 bits = bitmap.pack(update.accepted, update.segment_count)
                 self._execute("UPDATE updates SET frozen = ? WHERE uid = ?", bits, update.uid)
+            reach("aggregator-freeze-open")
 
     def reopen(self, reopen: Reopen) -> None:
         """Settle the updates that did not decode, and thaw the others."""
         with self._transaction():
-            self._settle(reopen.record.round_id, reopen.receipts)
+            self._settle(reopen.receipts)
             self._execute("UPDATE updates SET frozen = NULL")
             self._save_round(reopen.record)
 
     def commit(self, commit: Commit) -> None:
-        """Let the new adapter version stand: summary and receipts; the segments are not needed."""
+        """Let the new adapter version stand: summary and receipts; late updates stay, unfrozen."""
         with self._transaction():
-            self._settle(commit.record.round_id, commit.receipts)
+            self._settle(commit.receipts)
             self._save_round(commit.record)
             self._execute(
                 "UPDATE rounds SET summary = ? WHERE round_id = ?",
                 control.encode(commit.summary),
                 commit.record.round_id,
             )
+            reach("aggregator-commit-open")
 
     def finish(self, version: int) -> None:
         """Note that the run has ended with this adapter version."""
         with self._transaction():
             self._execute("UPDATE run SET finished_version = ?", version)
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Make this the epoch of this start: another aggregator had the one before."""
+        with self._transaction():
+            self._execute("UPDATE run SET epoch = ?", epoch)
+        self.run = RunRecord(self.run.run, epoch)
 
     def segments(self, uid: str, indices: Iterable[int]) -> dict[int, bytes]:
         """Return the bytes of these segments of an update."""
@@ -273,12 +286,11 @@ class Store:
             json.dumps(asdict(record)),
         )
 
-    def _settle(self, round_id: int, receipts: Mapping[str, Receipt]) -> None:
+    def _settle(self, receipts: Mapping[str, Receipt]) -> None:
         for uid, receipt in receipts.items():
             self._execute(
-                "INSERT OR REPLACE INTO receipts SELECT uid, ?, client_id, ? FROM updates "
+                "INSERT OR REPLACE INTO receipts SELECT uid, round_id, client_id, ? FROM updates "
                 "WHERE uid = ?",
-                round_id,
                 frame.encode(receipt),
                 uid,
             )
@@ -298,10 +310,10 @@ class Store:
             )
 
     def _receipts(self) -> Iterator[tuple[str, SettledUpdate]]:
-        for uid, client_id, receipt in self._connection.execute(
-            "SELECT uid, client_id, receipt FROM receipts"
+        for uid, client_id, round_id, receipt in self._connection.execute(
+            "SELECT uid, client_id, round_id, receipt FROM receipts"
         ):
-            yield uid, SettledUpdate(client_id, receipt)
+            yield uid, SettledUpdate(client_id, round_id, receipt)
 
     def _evaluations(self, version: int) -> Iterator[tuple[str, Evaluation]]:
         for client_id, loss, tokens, correct in self._connection.execute(
@@ -322,11 +334,13 @@ def _reading() -> Iterator[None]:
 
 def _read_record(text: str) -> RoundRecord:
     fields = json.loads(text)
-    lists = {name: tuple(fields[name]) for name in ("cohort", "invited", "declined", "barred")}
+    names = ("cohort", "invited", "declined", "barred", "norms")
+    lists = {name: tuple(fields[name]) for name in names}
     return RoundRecord(
         round_id=fields["round_id"],
         attempt=fields["attempt"],
         state=RoundState(fields["state"]),
         tally=Tally(**fields["tally"]),
+        attempt_s=fields["attempt_s"],
         **lists,
     )

@@ -9,25 +9,28 @@
     CLOSING  the same after the last round                     DONE
     DONE     anything                                          DONE
 
-Pure. A monotonic clock does not survive a restart, so an open round's deadline begins again at full
-length then.
+Pure. A monotonic clock does not survive a restart: how long an attempt has run is in its record,
+and its deadline goes on with what is left.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import Enum
 
-from aggregator.announcements import AdapterFacts, Announcer, round_summary
+from aggregator.admission import Terms
+from aggregator.announcements import AdapterFacts, Announcer
 from aggregator.bulletin import Bulletin
-from aggregator.cohort import Presence, cohort_size, sample_cohort
+from aggregator.closing import ABANDONED, Aggregated, abandoned, conclude
+from aggregator.cohort import Presence
+from aggregator.history import History
+from aggregator.invitations import Invitations
 from aggregator.journal import RoundRecord, RoundState, Snapshot
 from aggregator.ledger import Ledger
 from aggregator.outputs import (
     Aggregate,
-    Commit,
     Freeze,
     FrozenUpdate,
     JournalManifest,
@@ -37,6 +40,7 @@ from aggregator.outputs import (
     Reopen,
     SaveRound,
 )
+from aggregator.quotas import Quotas
 from aggregator.refusals import Refusals
 from aggregator.round import (
     Abandoned,
@@ -50,21 +54,13 @@ from aggregator.round import (
     RoundOutput,
     Silent,
 )
-from aggregator.uploads import (
-    UploadLate,
-    UploadOutput,
-    UploadProgress,
-    UploadRefused,
-    Uploads,
-)
-from transport.control import AlertNotice, RoundSummary, ServiceState, TrainResponse
-from transport.messages import Manifest, ReceiptState, Segment
-from transport.topics import Alert, Down, RoundLast, UpManifest, UpSegment
+from aggregator.uploads import UploadLate, UploadOutput, UploadProgress, UploadRefused, Uploads
+from transport.control import ServiceState, TrainResponse
+from transport.messages import Manifest, Segment
+from transport.topics import Down, RoundLast, UpManifest, UpSegment
 from transport.transfer import TransferPolicy
 
 logger = logging.getLogger(__name__)
-
-_ABANDONED = Alert("round-abandoned")
 
 
 class TrainingState(Enum):
@@ -76,21 +72,6 @@ class TrainingState(Enum):
     DONE = "done"  # all adapter versions are made
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregated:
-    """What came of an `Aggregate`: the next adapter, computed and not yet written.
-
-    Attributes:
-        adapter: The adapter version that it would be.
-        included: The uids whose updates are in it.
-        refused: The uids whose updates do not decode, each with its reason.
-    """
-
-    adapter: AdapterFacts
-    included: Collection[str]
-    refused: Mapping[str, str]
-
-
 class Training:
     """Runs round after round until the run has all its adapter versions.
 
@@ -100,6 +81,12 @@ class Training:
         adapter: The newest adapter version.
         snapshot: What the journal holds.
         policy: How acknowledgements of segments are gathered.
+
+    Attributes:
+        state: What the rounds wait for.
+        adapter: The newest adapter version that is durable.
+        last_summary: Of the last committed round.
+        quotas: What devices may cost, for who meets their messages first.
     """
 
     def __init__(
@@ -113,20 +100,24 @@ class Training:
     ) -> None:
         self.state = TrainingState.WAITING
         self.adapter = adapter
-        self.last_summary: RoundSummary | None = None
-        if snapshot.summaries:
-            self.last_summary = snapshot.summaries[-1]
+        self.last_summary = snapshot.summaries[-1] if snapshot.summaries else None
         self._announcer = announcer
         self._config = announcer.config
         self._presence = presence
+        self._invitations = Invitations(announcer, presence)
+        self._history = History(announcer, snapshot.earlier)
+        self.quotas = Quotas(self._config.quotas)
         self._refusals = Refusals()
         self._bulletin = Bulletin()
         self._ledger = Ledger(snapshot.round or RoundRecord(round_id=adapter.version + 1))
         self._round: Round | None = None
         self._frozen: tuple[FrozenUpdate, ...] = ()
         self._uploads = Uploads(
+            round_id=self._record.round_id,
             epoch=announcer.facts.epoch,
             policy=policy,
+            late=self._config.late,
+            quotas=self.quotas,
             updates=snapshot.updates,
             settled=snapshot.settled,
             frozen=self._record.state is RoundState.FROZEN,
@@ -134,7 +125,7 @@ class Training:
 
     # What the coordinator calls -----------------------------------------------------------------
 
-    def start(self, snapshot: Snapshot, *, now: float) -> list[Output]:
+    def start(self, *, now: float) -> list[Output]:
         """Go on where the journal ends."""
         record = self._record
         if self.adapter.version >= self._config.rounds:
@@ -144,12 +135,13 @@ class Training:
             logger.info("round=%d was frozen before the restart", record.round_id)
             self.state = TrainingState.CLOSING
             self._ledger.run(now)
-            self._frozen = self._restore_frozen(snapshot)
-            return [Aggregate(self.adapter.version, self._frozen)]
+            self._frozen = self._uploads.frozen(self._terms())
+            return [self._aggregate()]
         if record.cohort:
             logger.info("round=%d attempt=%d goes on", record.round_id, record.attempt)
             # No commands yet: each of the cohort gets its own when the broker says who is online.
-            outputs = self._open(record.cohort, now=now)
+            left_s = self._ledger.left_s(self._config.deadline_s)
+            outputs = self._open(record.cohort, left_s=left_s, now=now)
             for client_id in record.declined:
                 outputs += self._round_event(Declined(client_id), now=now)
             return outputs
@@ -212,8 +204,7 @@ class Training:
 
     def announced(self, address: UpManifest, manifest: Manifest, *, now: float) -> list[Output]:
         """Take the manifest of an update."""
-        terms = self._announcer.terms(self._record)
-        answers = self._uploads.announced(address, manifest, terms=terms, now=now)
+        answers = self._uploads.announced(address, manifest, terms=self._terms(), now=now)
         return self._translate_and_save(answers, now=now)
 
     def segment(self, address: UpSegment, segment: Segment, *, now: float) -> list[Output]:
@@ -234,9 +225,11 @@ class Training:
         outputs: list[Output] = []
         for uid, reason in sorted(result.refused.items()):
             client_id = self._uploads.client_of(uid)
-            self._ledger.bar((client_id,))
+            if self._uploads.is_fresh(uid):
+                self._ledger.bar((client_id,))
             outputs += self.refuse(client_id, reason, f"update {uid} does not decode", now=now)
-        if len(result.included) < self._config.quorum:
+        # Late updates have no say in whether a round is over.
+        if sum(map(self._uploads.is_fresh, result.included)) < self._config.quorum:
             return outputs + self._reopen(result, now=now)
         return outputs + self._commit(result, now=now)
 
@@ -244,6 +237,17 @@ class Training:
         """Count what was not let in, and tell operators where a notice is due."""
         self._ledger.count_refused(reason)
         return [*self._refusals.record(reason, client_id=client_id, text=text, now=now)]
+
+    @property
+    def open_round(self) -> Round | None:
+        """The attempt that is on; None while none is open."""
+        return self._round if self.state is TrainingState.OPEN else None
+
+    def note_stalled(self, count: int) -> None:
+        """Note how many devices of the open round make no progress."""
+        if self._round is not None and self._round.stalled != count:
+            self._round.stalled = count
+            self._bulletin.changed()
 
     def count_up(self, packet_bytes: int) -> None:
         """Count bytes that came as part of an upload, whatever becomes of them."""
@@ -259,6 +263,9 @@ class Training:
         outputs: list[Output] = [*self._translate(self._uploads.tick(now), now=now)]
         outputs += self._tick_round(now)
         outputs += self._refusals.tick(now)
+        # Only while it is open: what is in the journal after that, its own outputs write.
+        if self.state is TrainingState.OPEN and self._ledger.is_save_due(now):
+            outputs.append(SaveRound(self._ledger.current(now)))
         if self._round is not None and self._bulletin.is_due(now):
             outputs.append(self._round_status(now))
         return outputs
@@ -268,6 +275,8 @@ class Training:
         moments = [self._uploads.next_wakeup(), self._refusals.next_wakeup()]
         if self._round is not None:
             moments += [self._round.next_wakeup(), self._bulletin.next_wakeup()]
+        if self.state is TrainingState.OPEN:
+            moments.append(self._ledger.next_save())
         return min((moment for moment in moments if moment is not None), default=None)
 
     # Opening ------------------------------------------------------------------------------------
@@ -277,33 +286,39 @@ class Training:
         arrived = self._uploads.arrived()
         eligible = self._presence.eligible()
         enough = len(eligible) >= self._config.devices_to_open
-        attempt = self._record.attempt + 1
-        cohort = self._sample(attempt, busy=len(arrived), exclude=arrived) if enough else ()
+        cohort: tuple[str, ...] = ()
+        if enough:
+            attempt = self._record.attempt + 1
+            cohort = self._invitations.sample(
+                self._record, attempt=attempt, busy=len(arrived), exclude=arrived
+            )
         if not cohort and len(arrived) < self._config.quorum:
             reason = f"{len(eligible)} of {self._config.devices_to_open} devices online"
+            reason += ", and none of them may be asked again" if enough else ""
             return [self._announcer.service(ServiceState.WAITING, reason)]
         self._ledger.attempt(cohort)
         # The record before the opening: what arrived may close the round at once, and only its
         # `Freeze` may say so on disk.
         saved = SaveRound(self._ledger.current(now))
-        outputs = self._open(cohort, now=now)
+        outputs = self._open(cohort, left_s=self._config.deadline_s, now=now)
         return [saved, *self._commands(cohort, now=now), *outputs]
 
-    def _open(self, cohort: tuple[str, ...], *, now: float) -> list[Output]:
-        """Begin an attempt whose record is made, with its deadline at full length."""
+    def _open(self, cohort: tuple[str, ...], *, left_s: float, now: float) -> list[Output]:
+        """Begin, or go on with, an attempt whose record is made."""
         self.state = TrainingState.OPEN
         self._ledger.run(now)
+        self.quotas.begin_round(self._terms().update_bytes)
         self._round = Round(
             goal=self._config.goal,
             quorum=self._config.quorum,
-            deadline=now + self._config.deadline_s,
+            deadline=now + left_s,
             answer_timeout_s=self._config.answer_timeout_s,
             arrived=self._uploads.arrived(),
         )
         record = self._record
         names = ",".join(cohort)
         logger.info("round=%d attempt=%d opens cohort=%s", record.round_id, record.attempt, names)
-        decided = self._join(self._round, cohort, now=now)
+        decided = self._invitations.join(self._round, cohort, now=now)
         outputs = [self._announcer.service(ServiceState.RUNNING), self._round_status(now)]
         return outputs + self._after_round(decided, now=now)
 
@@ -312,11 +327,14 @@ class Training:
         assert self._round is not None
         busy = (self._round.cohort | self._uploads.arrived().keys()) - {leaving}
         exclude = busy | self._round.asked
-        joining = self._sample(self._record.attempt, busy=len(busy), exclude=exclude)
+        attempt = self._record.attempt
+        joining = self._invitations.sample(
+            self._record, attempt=attempt, busy=len(busy), exclude=exclude
+        )
         if not joining:
             return []
         self._ledger.ask(joining)
-        decided = self._join(self._round, joining, now=now)
+        decided = self._invitations.join(self._round, joining, now=now)
         self._bulletin.changed()
         return [
             SaveRound(self._ledger.current(now)),
@@ -324,40 +342,14 @@ class Training:
             *self._after_round(decided, now=now),
         ]
 
-    def _join(
-        self, current: Round, client_ids: Collection[str], *, now: float
-    ) -> list[RoundOutput]:
-        silent = tuple(name for name in client_ids if name in self._presence.silent)
-        answering = tuple(name for name in client_ids if name not in silent)
-        decided = current.receive(Joined(silent, awaited=False), now=now) if silent else []
-        if answering or not silent:
-            decided += current.receive(Joined(answering), now=now)
-        return decided
-
-    def _sample(self, attempt: int, *, busy: int, exclude: Collection[str]) -> tuple[str, ...]:
-        config = self._config
-        return sample_cohort(
-            self._presence.eligible(),
-            size=cohort_size(config.goal, over_selection=config.over_selection) - busy,
-            seed=config.seed,
-            round_id=self._record.round_id,
-            attempt=attempt,
-            exclude={*exclude, *self._record.barred},
-            last=self._presence.silent,
-        )
-
     def _commands(self, client_ids: Collection[str], *, now: float) -> list[Output]:
         """Ask devices of the cohort to train, but for those that have delivered or declined."""
         if self._round is None or self.state is not TrainingState.OPEN:
             return []
-        arrived = self._uploads.arrived()
-        remaining_s = self._round.deadline - now
-        round_id = self._record.round_id
-        return [
-            self._announcer.train(client_id, round_id=round_id, remaining_s=remaining_s)
-            for client_id in client_ids
-            if client_id not in self._record.declined and not arrived.get(client_id, False)
-        ]
+        delivered = {name for name, complete in self._uploads.arrived().items() if complete}
+        return self._invitations.commands(
+            self._record, self._round, client_ids, delivered=delivered, now=now
+        )
 
     # Closing ------------------------------------------------------------------------------------
 
@@ -396,31 +388,25 @@ class Training:
         return [*self._fill_cohort(now), *self._tick_round(now)]
 
     def _abandon(self, arrived: int, *, now: float) -> list[Output]:
-        text = (
-            f"round {self._record.round_id} was abandoned at its deadline: "
-            f"{arrived} of {self._config.quorum} updates; it is opened again"
-        )
-        logger.warning("%s", text)
+        told = abandoned(self._record, arrived=arrived, quorum=self._config.quorum)
         status = self._round_status(now)
-        record = self._leave_round(now)
-        notice = AlertNotice(severity="warning", text=text, count=record.attempt)
-        return [
-            SaveRound(record),
-            status,
-            Publish(_ABANDONED, notice, retain=True),
-            *self._open_if_possible(now),
-        ]
+        saved = SaveRound(self._leave_round(now))
+        return [saved, status, told, *self._open_if_possible(now)]
 
     def _close(self, reason: str, *, now: float) -> list[Output]:
-        self._frozen = self._uploads.freeze(self._announcer.terms(self._record))
+        self._frozen = self._uploads.freeze(self._terms())
         round_id = self._record.round_id
         logger.info("round=%d closes reason=%s updates=%d", round_id, reason, len(self._frozen))
         self.state = TrainingState.CLOSING
         return [
             self._round_status(now),
             Freeze(self._ledger.mark(RoundState.FROZEN, now=now), self._frozen),
-            Aggregate(self.adapter.version, self._frozen),
+            self._aggregate(),
         ]
+
+    def _aggregate(self) -> Aggregate:
+        bound = self._history.norm_bound()
+        return Aggregate(self.adapter.version, self._frozen, norm_bound=bound)
 
     def _reopen(self, result: Aggregated, *, now: float) -> list[Output]:
         """Go on with the same round, without the updates that do not decode."""
@@ -440,33 +426,24 @@ class Training:
 
     def _commit(self, result: Aggregated, *, now: float) -> list[Output]:
         """Let the new adapter version stand, and go on to the next round."""
-        included = [update for update in self._frozen if update.uid in set(result.included)]
-        receipts = self._uploads.receipts(included, result.refused)
-        late = sum(receipt.state is ReceiptState.LATE for receipt in receipts.values())
-        record = self._ledger.mark(RoundState.COMMITTED, now=now)
-        summary = round_summary(
-            self._config,
-            self._announcer.facts,
-            record,
-            included=included,
-            late=late + record.tally.late,
-            manifests=self._uploads.manifests(),
-            evaluations=self._uploads.evaluations(refused=result.refused),
+        commit = conclude(
+            self._announcer,
+            result,
+            frozen=self._frozen,
+            uploads=self._uploads,
+            ledger=self._ledger,
+            oldest_taken=self._history.oldest_taken(self._record.round_id + 1),
+            now=now,
         )
-        logger.info(
-            "round=%d is in version=%d participants=%d loss=%s",
-            summary.round_id,
-            summary.version,
-            summary.participants,
-            summary.eval_loss,
-        )
+        record, summary = commit.record, commit.summary
         self.adapter, self.last_summary = result.adapter, summary
         self._leave_round(now)
+        self._history.committed(record)
         self._ledger = Ledger(RoundRecord(round_id=summary.version + 1))
-        cleared = [Publish(_ABANDONED, None, retain=True)] if record.attempt > 1 else []
+        cleared = [Publish(ABANDONED, None, retain=True)] if record.attempt > 1 else []
         return [
-            Commit(record, summary.version, receipts, summary),
-            *self._translate(self._uploads.committed(receipts), now=now),
+            commit,
+            *self._translate(self._uploads.committed(commit.receipts), now=now),
             *self._announcer.adapter(self.adapter, None),
             Publish(RoundLast(), summary, retain=True),
             *cleared,
@@ -484,6 +461,9 @@ class Training:
     @property
     def _record(self) -> RoundRecord:
         return self._ledger.record
+
+    def _terms(self) -> Terms:
+        return replace(self._history.terms(self._record), cloned=self._presence.cloned)
 
     def _leave_round(self, now: float) -> RoundRecord:
         self.state, self._round, self._frozen = TrainingState.WAITING, None, ()
@@ -511,21 +491,8 @@ class Training:
                         outputs += self._open_if_possible(now)
                 case UploadRefused(client_id, reason, text):
                     outputs += self.refuse(client_id, reason, text, now=now)
-                case UploadLate():
-                    self._ledger.count_late()
+                case UploadLate(_, dropped):
+                    self._ledger.count_late(dropped=int(dropped))
                 case _:
                     outputs.append(answer)
         return outputs
-
-    def _restore_frozen(self, snapshot: Snapshot) -> tuple[FrozenUpdate, ...]:
-        terms = self._announcer.terms(self._record)
-        return tuple(
-            FrozenUpdate(
-                uid=update.uid,
-                weight=terms.weight(update.manifest),
-                segment_count=len(update.manifest.segments),
-                accepted=update.frozen,
-            )
-            for update in sorted(snapshot.updates, key=lambda update: update.uid)
-            if update.frozen
-        )

@@ -1,7 +1,16 @@
-"""The client updates of the round that is on: from the first manifest to the last receipt.
+"""The client updates without a last word: from the first manifest to the receipt.
 
-Pure: admission and the receiving half of the transfer, put together for all devices. Every message
-may come twice, late, or after a restart; the answer is the same.
+    event                                                 what becomes of the update
+    let in                                                it waits for the end of the open round
+    that round is committed with some of its segments     receipt `accepted` or `partial`
+    that round is committed without any, `late: stale`    it waits for the end of the next one
+    the same, and it would be too old there               receipt `late`
+    the same, `late: merge` or `late: drop`               receipt `late`, by its reason
+    it does not decode                                    receipt `refused`
+
+Pure: admission and the receiving half of the transfer, put together for all devices. A device has
+at most one update for each round, and may have several at once. Every message may come twice, late,
+or after a restart; the answer is the same.
 """
 
 from __future__ import annotations
@@ -10,10 +19,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from aggregator.admission import Refusal, Terms, admit, is_late
+from aggregator.admission import LatePolicy, Refusal, Terms, admit, is_too_late
 from aggregator.journal import SettledUpdate, UpdateRecord
 from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
-from transport import frame
+from aggregator.quotas import Quotas
+from aggregator.settled import Settled
 from transport.messages import (
     Evaluation,
     Have,
@@ -44,7 +54,7 @@ MAX_ANSWERS = 4_096
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
-    """So much of a device's update is durable."""
+    """So much of a device's update for the open round is durable."""
 
     client_id: str
     complete: bool
@@ -64,6 +74,7 @@ class UploadLate:
     """An update of a round that is over was offered for the first time since the start."""
 
     client_id: str
+    dropped: bool = False
 
 
 UploadOutput = (
@@ -75,14 +86,38 @@ UploadOutput = (
 class _Upload:
     manifest: Manifest
     receiver: Receiver
+    journaled_bytes: int = 0
+    frozen: frozenset[int] = frozenset()
+
+    @property
+    def total(self) -> int:
+        return len(self.manifest.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a round's commit says of the updates that wait.
+
+    Attributes:
+        receipts: uid → the last word.
+        late: Updates that have just missed their own round.
+        dropped: Those of them that are thrown away.
+    """
+
+    receipts: Mapping[str, Receipt]
+    late: int
+    dropped: int
 
 
 class Uploads:
     """Receives the updates of one round after the other.
 
     Args:
+        round_id: The round that is on, or the next one to open.
         epoch: Stamped on every answer.
         policy: How acknowledgements are gathered.
+        late: What becomes of late updates.
+        quotas: Where the journal's bytes are counted.
         updates: What was journaled before a restart.
         settled: The last word on every update that was let in, for all rounds of the run.
         frozen: The round was frozen before the restart: nothing is let in any more.
@@ -91,41 +126,61 @@ class Uploads:
     def __init__(
         self,
         *,
+        round_id: int,
         epoch: int,
         policy: TransferPolicy,
+        late: LatePolicy,
+        quotas: Quotas,
         updates: Iterable[UpdateRecord] = (),
         settled: Mapping[str, SettledUpdate] | None = None,
         frozen: bool = False,
     ) -> None:
+        self._round_id = round_id
         self._epoch = epoch
         self._policy = policy
+        self._late = late
+        self._quotas = quotas
         self._frozen = frozen
         self._uploads: dict[str, _Upload] = {}
-        self._settled: dict[str, SettledUpdate] = dict(settled or {})
+        self._of_client: dict[str, dict[int, str]] = {}
+        self._settled = Settled(settled or {})
         self._answered: dict[str, float] = {}
         self._told_late: set[str] = set()
+        self._logged_late: set[tuple[int, str]] = set()
         for record in updates:
             receiver = Receiver(record.uid, record.manifest, held=record.held, policy=policy)
-            self._uploads[record.uid] = _Upload(record.manifest, receiver)
+            upload = _Upload(record.manifest, receiver, frozen=record.frozen or frozenset())
+            self._add(record.uid, upload)
+            for index in record.held:
+                self._journal(upload, record.manifest.segments[index].length)
 
     def arrived(self) -> dict[str, bool]:
-        """Return device → whether its update is complete, for all that have a durable segment."""
+        """Return device → whether its update is complete, for all that have a durable segment.
+
+        Only updates of the round that is on: nobody waits for a late one.
+        """
         return {
             upload.manifest.client_id: upload.receiver.complete
             for upload in self._uploads.values()
-            if upload.receiver.held
+            if upload.receiver.held and self._is_fresh(upload)
         }
 
+    def is_fresh(self, uid: str) -> bool:
+        """Say whether an update is of the round that is on."""
+        return self._is_fresh(self._uploads[uid])
+
     def manifests(self) -> dict[str, Manifest]:
-        """Return uid → manifest of the round's updates."""
+        """Return uid → manifest of the updates that wait."""
         return {uid: upload.manifest for uid, upload in self._uploads.items()}
 
     def evaluations(self, *, refused: Collection[str] = ()) -> list[Evaluation]:
-        """Return what devices reported of the version that they started from."""
+        """Return what devices reported of the version that the round starts from."""
         return [
             upload.manifest.evaluation
             for uid, upload in self._uploads.items()
-            if upload.manifest.evaluation is not None and uid not in refused
+            if upload.manifest.evaluation is not None
+            and uid not in refused
+            and self._is_fresh(upload)
         ]
 
     def announced(
@@ -133,41 +188,58 @@ class Uploads:
     ) -> list[UploadOutput]:
         """Take a manifest, and answer with what is held, or with the last word."""
         client_id, uid = address.client_id, address.uid
-        settled = self._settled.get(uid)
-        if settled is not None and settled.client_id == client_id:
-            return [self._receipt(client_id, uid, settled.receipt)]
+        receipt = self._settled.receipt(uid, client_id=client_id)
+        if receipt is not None:
+            return [self._receipt(client_id, uid, receipt)]
         upload = self._uploads.get(uid)
         if upload is not None and upload.manifest == manifest and manifest.client_id == client_id:
             if self._frozen:
                 return []  # the receipt follows when the new adapter is durable
             return self._translate(uid, upload.receiver.announced(now))
-        if is_late(manifest, client_id=client_id, terms=terms):
-            return self._too_late(address, manifest)
+        held_uid = self._uid_of(client_id, manifest.round_id)
+        if is_too_late(manifest, client_id=client_id, terms=terms):
+            if held_uid is None:
+                return self._too_late(address, manifest)
+            return self._refuse(address, Refusal.SECOND_UPDATE)
         refusal = admit(
-            manifest, uid=uid, client_id=client_id, held_uid=self._uid_of(client_id), terms=terms
+            manifest,
+            uid=uid,
+            client_id=client_id,
+            held_uid=held_uid,
+            open_updates=len(self._of_client.get(client_id, ())),
+            terms=terms,
         )
         if refusal is not None:
-            return self._refuse(address, refusal, total=0)
+            return self._refuse(address, refusal)
         if self._frozen:
-            return self._too_late(address, manifest)
+            # A late one is asked for again when the next round can take it.
+            stays = self._late is LatePolicy.STALE
+            return [] if stays else self._too_late(address, manifest)
+        return self._let_in(uid, manifest, now=now)
+
+    def _let_in(self, uid: str, manifest: Manifest, *, now: float) -> list[UploadOutput]:
         receiver = Receiver(uid, manifest, policy=self._policy)
-        self._uploads[uid] = _Upload(manifest, receiver)
+        upload = _Upload(manifest, receiver)
+        self._add(uid, upload)
+        fresh = self._is_fresh(upload)
         logger.info(
-            "update round=%d client=%s uid=%s segments=%d",
+            "%s round=%d client=%s uid=%s segments=%d",
+            "update" if fresh else "late update",
             manifest.round_id,
-            client_id,
+            manifest.client_id,
             uid,
-            len(manifest.segments),
+            upload.total,
         )
-        answers = self._translate(uid, receiver.announced(now))
-        return [JournalManifest(uid, manifest), *answers]
+        outputs: list[UploadOutput] = [JournalManifest(uid, manifest)]
+        outputs += self._translate(uid, receiver.announced(now))
+        return outputs if fresh else [*outputs, UploadLate(manifest.client_id)]
 
     def segment(self, address: UpSegment, segment: Segment, *, now: float) -> list[UploadOutput]:
         """Take a segment: journal it, or ask for the manifest that would name it."""
         client_id, uid = address.client_id, address.uid
-        settled = self._settled.get(uid)
-        if settled is not None and settled.client_id == client_id:
-            return self._seldom(uid, self._receipt(client_id, uid, settled.receipt), now=now)
+        receipt = self._settled.receipt(uid, client_id=client_id)
+        if receipt is not None:
+            return self._seldom(uid, self._receipt(client_id, uid, receipt), now=now)
         upload = self._uploads.get(uid)
         if upload is None:
             want = Publish(Down(client_id, uid), Want(self._epoch))
@@ -177,6 +249,10 @@ class Uploads:
             return [UploadRefused(client_id, Refusal.IDENTITY.value, text)]
         if self._frozen:
             return []
+        is_held = address.index in upload.receiver.held
+        if not is_held and not self._quotas.has_room(len(segment.body)):
+            text = f"the journal is full: {self._quotas.disk_bytes} bytes of segments wait in it"
+            return [UploadRefused(client_id, Refusal.QUOTA_DISK.value, text)]
         return self._translate(uid, upload.receiver.receive(address.index, segment.body, now=now))
 
     def stored(self, uid: str, indices: Collection[int], *, now: float) -> list[UploadOutput]:
@@ -187,14 +263,23 @@ class Uploads:
         answers = self._translate(uid, upload.receiver.stored(indices, now=now))
         if self._frozen:
             return []  # what counts is decided; these are held for the case that the round goes on
+        if not self._is_fresh(upload):
+            return answers
         progress = UploadProgress(upload.manifest.client_id, upload.receiver.complete)
         return [*answers, progress]
 
     def reconnected(self, now: float) -> list[UploadOutput]:
-        """Say again what is held of every update: the answers before may have been lost."""
+        """Say again what is held of every update, and the newest receipts: all may be lost.
+
+        Whoever dies between a commit and its receipts leaves devices that ask only once their own
+        timers are due.
+        """
+        outputs: list[UploadOutput] = [
+            self._receipt(update.client_id, uid, update.receipt)
+            for uid, update in self._settled.newest()
+        ]
         if self._frozen:
-            return []
-        outputs: list[UploadOutput] = []
+            return outputs
         for uid, upload in self._uploads.items():
             outputs += self._translate(uid, upload.receiver.announced(now))
         return outputs
@@ -218,20 +303,21 @@ class Uploads:
     def freeze(self, terms: Terms) -> tuple[FrozenUpdate, ...]:
         """Let nothing more in, and return what counts, sorted by uid."""
         self._frozen = True
+        for upload in self._uploads.values():
+            upload.frozen = upload.receiver.held
+        return self.frozen(terms)
+
+    def frozen(self, terms: Terms) -> tuple[FrozenUpdate, ...]:
+        """Return what counts of the frozen round, sorted by uid; the same after a restart."""
         return tuple(
-            FrozenUpdate(
-                uid=uid,
-                weight=terms.weight(upload.manifest),
-                segment_count=len(upload.manifest.segments),
-                accepted=frozenset(upload.receiver.held),
-            )
+            FrozenUpdate(uid, terms.weight(upload.manifest), upload.total, upload.frozen)
             for uid, upload in sorted(self._uploads.items())
-            if upload.receiver.held
+            if upload.frozen
         )
 
     def thaw(self, refused: Mapping[str, str]) -> dict[str, Receipt]:
         """Let the round go on without these updates, and return their receipts."""
-        self._frozen = False
+        self._thaw()
         receipts = {
             uid: self._make_receipt(uid, ReceiptState.REFUSED, reason)
             for uid, reason in refused.items()
@@ -240,47 +326,83 @@ class Uploads:
             self._settle(uid, receipt)
         return receipts
 
-    def receipts(
-        self, included: Iterable[FrozenUpdate], refused: Mapping[str, str]
-    ) -> dict[str, Receipt]:
-        """Return the last word on every update of the round; nothing is settled by it yet."""
+    def close(
+        self, included: Iterable[FrozenUpdate], refused: Mapping[str, str], *, oldest_taken: int
+    ) -> Closing:
+        """Return what the round's commit says of every update; nothing is settled by it yet.
+
+        Args:
+            included: What is in the new adapter.
+            refused: uid → reason, for those that do not decode.
+            oldest_taken: The first round whose late updates the next round takes.
+        """
         accepted = {update.uid: update.accepted for update in included}
         receipts: dict[str, Receipt] = {}
+        late = dropped = 0
         for uid, upload in self._uploads.items():
             if uid in refused:
                 receipts[uid] = self._make_receipt(uid, ReceiptState.REFUSED, refused[uid])
-            elif uid not in accepted:
-                receipts[uid] = self._make_receipt(uid, ReceiptState.LATE, "late")
-            elif len(accepted[uid]) == len(upload.manifest.segments):
-                receipts[uid] = self._make_receipt(uid, ReceiptState.ACCEPTED, "", accepted[uid])
-            else:
-                reason = "partial"
-                receipts[uid] = self._make_receipt(uid, ReceiptState.PARTIAL, reason, accepted[uid])
-        return receipts
+                continue
+            if uid in accepted:
+                complete = len(accepted[uid]) == upload.total
+                state = ReceiptState.ACCEPTED if complete else ReceiptState.PARTIAL
+                reason = "" if complete else "partial"
+                receipts[uid] = self._make_receipt(uid, state, reason, accepted[uid])
+                continue
+            late += self._is_fresh(upload)
+            is_carried = upload.manifest.round_id >= oldest_taken
+            reason = "carried over" if is_carried else self._late.reason
+            self._log_late(uid, upload.manifest, reason)
+            if not is_carried:
+                receipts[uid] = self._make_receipt(uid, ReceiptState.LATE, reason)
+                dropped += self._late is LatePolicy.DROP
+        return Closing(receipts, late, dropped)
 
     def committed(self, receipts: Mapping[str, Receipt]) -> list[UploadOutput]:
-        """Settle the round's updates, tell their devices, and be ready for the next round."""
+        """Settle these updates, tell their devices, and be ready for the next round."""
         outputs: list[UploadOutput] = []
         for uid, receipt in receipts.items():
             client_id = self._uploads[uid].manifest.client_id
             outputs.append(self._receipt(client_id, uid, receipt))
             self._settle(uid, receipt)
-        self._frozen = False
+        self._thaw()
+        self._round_id += 1
         return outputs
 
     def client_of(self, uid: str) -> str:
-        """Return the device of an update of this round."""
+        """Return the device of an update that waits."""
         return self._uploads[uid].manifest.client_id
+
+    def _is_fresh(self, upload: _Upload) -> bool:
+        return upload.manifest.round_id == self._round_id
+
+    def _add(self, uid: str, upload: _Upload) -> None:
+        self._uploads[uid] = upload
+        manifest = upload.manifest
+        self._of_client.setdefault(manifest.client_id, {})[manifest.round_id] = uid
+
+    def _journal(self, upload: _Upload, segment_bytes: int) -> None:
+        upload.journaled_bytes += segment_bytes
+        self._quotas.journaled(segment_bytes)
 
     def _settle(self, uid: str, receipt: Receipt) -> None:
         upload = self._uploads.pop(uid)
-        self._settled[uid] = SettledUpdate(upload.manifest.client_id, frame.encode(receipt))
+        client_id, round_id = upload.manifest.client_id, upload.manifest.round_id
+        self._quotas.freed(upload.journaled_bytes)
+        del self._of_client[client_id][round_id]
+        if not self._of_client[client_id]:
+            del self._of_client[client_id]
+        self._settled.add(uid, client_id=client_id, round_id=round_id, receipt=receipt)
 
-    def _uid_of(self, client_id: str) -> str | None:
-        for uid, upload in self._uploads.items():
-            if upload.manifest.client_id == client_id:
-                return uid
-        return None
+    def _thaw(self) -> None:
+        self._frozen = False
+        for upload in self._uploads.values():
+            upload.frozen = frozenset()
+
+    def _uid_of(self, client_id: str, round_id: int) -> str | None:
+        """Return the update that was let in of a device for a round, settled or not."""
+        open_uid = self._of_client.get(client_id, {}).get(round_id)
+        return open_uid or self._settled.uid_of(client_id, round_id)
 
     def _make_receipt(
         self,
@@ -289,32 +411,49 @@ class Uploads:
         reason: str,
         accepted: frozenset[int] = frozenset(),
     ) -> Receipt:
-        total = len(self._uploads[uid].manifest.segments)
-        return Receipt(self._epoch, state, reason, accepted, total)
+        return Receipt(self._epoch, state, reason, accepted, self._uploads[uid].total)
 
     def _receipt(self, client_id: str, uid: str, receipt: Receipt) -> Publish:
         # The same word under the newest epoch: a device ignores answers of a fenced-off one.
         return Publish(Down(client_id, uid), replace(receipt, epoch=self._epoch))
 
     def _too_late(self, address: UpManifest, manifest: Manifest) -> list[UploadOutput]:
-        total = len(manifest.segments)
-        receipt = Receipt(self._epoch, ReceiptState.LATE, "late", frozenset(), total)
+        total, reason = len(manifest.segments), self._late.reason
+        receipt = Receipt(self._epoch, ReceiptState.LATE, reason, frozenset(), total)
         outputs: list[UploadOutput] = [self._receipt(address.client_id, address.uid, receipt)]
         if address.uid not in self._told_late:
             if len(self._told_late) >= MAX_ANSWERS:
                 self._told_late.clear()
+                self._logged_late.clear()
             self._told_late.add(address.uid)
-            outputs.append(UploadLate(address.client_id))
+            # A device may make up as many uids as it likes, but rounds there are only so many.
+            round_of_device = (manifest.round_id, address.client_id)
+            if round_of_device not in self._logged_late:
+                self._logged_late.add(round_of_device)
+                self._log_late(address.uid, manifest, reason)
+            dropped = self._late is LatePolicy.DROP
+            outputs.append(UploadLate(address.client_id, dropped=dropped))
         return outputs
 
-    def _refuse(self, address: UpManifest, refusal: Refusal, *, total: int) -> list[UploadOutput]:
+    def _log_late(self, uid: str, manifest: Manifest, what: str) -> None:
+        logger.log(
+            logging.WARNING if what == LatePolicy.DROP.reason else logging.INFO,
+            "late round=%d client=%s uid=%s open=%d: %s",
+            manifest.round_id,
+            manifest.client_id,
+            uid,
+            self._round_id,
+            what,
+        )
+
+    def _refuse(self, address: UpManifest, refusal: Refusal) -> list[UploadOutput]:
         reason = refusal.value
-        receipt = Receipt(self._epoch, ReceiptState.REFUSED, reason, frozenset(), total)
         text = f"manifest {address.uid} is refused: {reason}"
-        return [
-            self._receipt(address.client_id, address.uid, receipt),
-            UploadRefused(address.client_id, reason, text),
-        ]
+        refused = UploadRefused(address.client_id, reason, text)
+        if refusal.passes:
+            return [refused]
+        receipt = Receipt(self._epoch, ReceiptState.REFUSED, reason, frozenset(), 0)
+        return [self._receipt(address.client_id, address.uid, receipt), refused]
 
     def _seldom(self, uid: str, publish: Publish, *, now: float) -> list[UploadOutput]:
         answered = self._answered.get(uid)
@@ -326,11 +465,13 @@ class Uploads:
         return [publish]
 
     def _translate(self, uid: str, outputs: Iterable[ReceiverOutput]) -> list[UploadOutput]:
-        client_id = self._uploads[uid].manifest.client_id
+        upload = self._uploads[uid]
+        client_id = upload.manifest.client_id
         translated: list[UploadOutput] = []
         for output in outputs:
             match output:
                 case Journal(_, index, body):
+                    self._journal(upload, len(body))
                     translated.append(JournalSegment(uid, index, body))
                 case SendHave(_, accepted, total):
                     have: Message = Have(self._epoch, accepted, total)

@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import tenacity
 
@@ -37,8 +37,21 @@ class Backoff:
         return rng.uniform(0.0, min(self.cap_s, self.first_s * 2.0 ** min(failures - 1, 64)))
 
 
+class Delays(Protocol):
+    """What `retrying` needs of a policy."""
+
+    @property
+    def attempts(self) -> int | None:
+        """Tries after which to give up; None never gives up."""
+        ...
+
+    def delay_s(self, failures: int, rng: random.Random) -> float:
+        """Return the wait after so many failures in a row."""
+        ...
+
+
 def retrying(
-    backoff: Backoff,
+    backoff: Delays,
     *,
     retry_on: type[Exception] | tuple[type[Exception], ...],
     rng: random.Random,

@@ -7,7 +7,9 @@ acknowledgement is told by its generation.
     state        event               next         what happens
     CONNECTING   CONNACK accepted    SUBSCRIBING  all filters are subscribed in one packet
     CONNECTING   CONNACK refused     ENDED        LoginRefused, or LinkLost where it may pass
-    SUBSCRIBING  SUBACK              UP           `up`, then the held deliveries are passed
+    SUBSCRIBING  SUBACK, or at once  UP           `up`, then the held deliveries are passed
+                 where the session
+                 is known
     SUBSCRIBING  delivery            SUBSCRIBING  it is held
     UP           delivery            UP           it is passed
     any          silence too long    ENDED        LinkLost
@@ -18,9 +20,11 @@ acknowledgement is told by its generation.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import re
+import socket
 import ssl
 import threading
 import time
@@ -35,10 +39,11 @@ from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTPro
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from transport import limits, sockets
 from transport.broker import BrokerConfig
-from transport.errors import LinkLost, LoginRefused, PublishingRefused, SessionTakenOver
+from transport.errors import LinkLost, LoginRefused, Loss, PublishingRefused, SessionTakenOver
 from transport.link_events import Delivery, Publication
 
 _log = logging.getLogger(__name__)
@@ -47,7 +52,7 @@ _log = logging.getLogger(__name__)
 SESSION_EXPIRY_S: Final = 14 * 24 * 3600
 # [bytes] Twice what any legal sender sends, so that a stranger's giant never reaches our memory.
 _MAX_INCOMING_BYTES: Final = 2 * limits.MAX_FRAME_BYTES
-# [s] The broker's answers to CONNECT and SUBSCRIBE together; a slow link delivers both in seconds.
+# [s] The broker's answers to CONNECT and SUBSCRIBE, or the next message before them.
 _HANDSHAKE_S: Final = 20.0
 # [s] The longest turn of paho's loop; publishing ends a turn at once.
 _TURN_S: Final = 0.5
@@ -56,6 +61,10 @@ _GOODBYE_S: Final = 2.0
 # [publications] Unacknowledged at once. HiveMQ announces 10, the least of the common brokers, and
 # paho neither obeys a broker's number nor lets it be changed once connected.
 _MAX_INFLIGHT: Final = 10
+
+# Whether a broker that knows the subscription already sends the retained messages once more.
+_ANEW: Final = SubscribeOptions(qos=1)
+_RESUMED: Final = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
 
 _BAD_PROTOCOL: Final = 132
 _BAD_LOGIN: Final = frozenset({133, 134, 135, 138})  # client id, password, authorisation, banned
@@ -67,8 +76,11 @@ _CERTIFICATE_ALERT: Final = re.compile(
     r"ALERT_(UNKNOWN_CA|CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_EXPIRED"
     r"|CERTIFICATE_REVOKED|CERTIFICATE_UNKNOWN|UNSUPPORTED_CERTIFICATE|ACCESS_DENIED)"
 )
+# How paho's texts name the error of a socket.
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 _UNSPECIFIED: Final = 128  # how paho calls a connection that ended without DISCONNECT
 _FAILURE: Final = 128  # reason codes from here on are refusals
+_NO_NETWORK: Final = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 
 
 class Sent(Protocol):
@@ -85,13 +97,19 @@ class Sent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who connects, and how: everything that stays the same from connection to connection."""
+    """Who connects, and how: everything that stays the same from connection to connection.
+
+    Attributes:
+        receive_maximum: Deliveries that the broker may have unacknowledged at once, which are those
+            that it sends again after a cut; None leaves it to the broker. MQTT 5 alone has it.
+    """
 
     broker: BrokerConfig
     client_id: str
     password: str | None
     tls: ssl.SSLContext | None
     will: Publication | None
+    receive_maximum: int | None = None
 
 
 class _State(Enum):
@@ -119,6 +137,7 @@ class Connection:
         self._noted: deque[Callable[[], None]] = deque()
         self._held: deque[Delivery] = deque()
         self._lost = "connection lost"
+        self._cause = Loss.SILENT
         self._socket_error: str | None = None
         self._client = self._make_client()
 
@@ -126,6 +145,7 @@ class Connection:
         self,
         filters: Collection[str],
         *,
+        resumed: Collection[str] = (),
         up: Callable[[], None],
         deliver: Callable[[Delivery], None],
         stopping: threading.Event,
@@ -134,6 +154,8 @@ class Connection:
 
         Args:
             filters: Subscribed with QoS 1 before `up` is called.
+            resumed: Those of them whose retained messages are wanted only where the broker no
+                longer knows the subscription.
             up: Called once, when the broker has answered to CONNECT and SUBSCRIBE.
             deliver: Called with each delivery, after `up`.
             stopping: Ends the connection when set, after what is queued was written.
@@ -147,15 +169,18 @@ class Connection:
         deadline = time.monotonic() + _HANDSHAKE_S
         is_up = False
         while True:
+            held = len(self._held)
             code = self._turn()
+            if len(self._held) > held:
+                deadline = time.monotonic() + _HANDSHAKE_S  # retained messages before the SUBACK
             while self._noted:
                 self._noted.popleft()()
             while is_up and self._held:
                 deliver(self._held.popleft())
             if code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
-                raise LinkLost(self._lost)
+                raise LinkLost(self._lost, cause=self._cause)
             if self._state is _State.SUBSCRIBING and self._first_subscription is None:
-                self._begin_subscribing(filters)
+                self._begin_subscribing(filters, resumed)
             if self._state is _State.UP and not is_up:
                 is_up = True
                 up()
@@ -184,9 +209,13 @@ class Connection:
             raise LinkLost(f"not published: {paho.error_string(info.rc)}")
         return info
 
-    def subscribe(self, filters: Collection[str]) -> int | None:
+    def subscribe(self, filters: Collection[str], *, resumed: Collection[str] = ()) -> int | None:
         """Subscribe with QoS 1; return the packet identifier, None where nothing was sent."""
-        _, mid = self._client.subscribe([(topic_filter, 1) for topic_filter in filters])
+        if self._login.broker.mqtt_version == "5":
+            options = {name: _RESUMED if name in resumed else _ANEW for name in filters}
+            _, mid = self._client.subscribe(list(options.items()))
+        else:
+            _, mid = self._client.subscribe([(name, 1) for name in filters])
         if mid is not None:
             self._asked[mid] = tuple(filters)
         return mid
@@ -257,6 +286,8 @@ class Connection:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
             properties.MaximumPacketSize = max(_MAX_INCOMING_BYTES, broker.max_packet_bytes)
+            if self._login.receive_maximum is not None:
+                properties.ReceiveMaximum = self._login.receive_maximum
             options = {"clean_start": False, "properties": properties}
         try:
             self._client.connect(host, port, keepalive=broker.keepalive_s, **options)
@@ -266,12 +297,18 @@ class Connection:
             self._refuse_certificate(str(error.reason))
             raise LinkLost(str(error.reason or error)) from error
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            raise LinkLost(str(getattr(error, "strerror", None) or error)) from error
+            text = str(getattr(error, "strerror", None) or error)
+            raise LinkLost(text, cause=_cause_of(error)) from error
 
-    def _begin_subscribing(self, filters: Collection[str]) -> None:
+    def _begin_subscribing(self, filters: Collection[str], resumed: Collection[str]) -> None:
+        if self.session_present and self._login.broker.mqtt_version != "5":
+            # Before MQTT 5, subscribing always brings what is retained; the session has these.
+            filters = [name for name in filters if name not in resumed]
         if filters:
-            self._first_subscription = self.subscribe(filters)
-        else:
+            self._first_subscription = self.subscribe(filters, resumed=resumed)
+        if self.session_present or not filters:
+            # The session has its subscriptions. Its unacknowledged messages come before the SUBACK,
+            # and on a slow link they would never be acknowledged if they were held for so long.
             self._state = _State.UP
 
     def _turn(self) -> MQTTErrorCode:
@@ -303,7 +340,7 @@ class Connection:
             version = self._login.broker.mqtt_version
             raise LinkLost(f"it does not speak MQTT {version}: set another broker.mqtt_version")
         if reason.value >= _FAILURE:
-            raise LinkLost(f"it refused the connection: {reason}")
+            raise LinkLost(f"it refused the connection: {reason}", cause=Loss.BROKER)
         self.session_present = flags.session_present
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
         self._state = _State.SUBSCRIBING
@@ -386,12 +423,16 @@ class Connection:
                 "stop it, or give one of the two an id of its own"
             )
         if by_broker:
+            self._cause = Loss.BROKER
             self._lost = f"the broker ended it: {reason}"
         elif self._socket_error is not None:
             self._refuse_certificate(self._socket_error)
             self._lost = self._socket_error
+            if number := _ERRNO.search(self._socket_error):
+                self._cause = _cause_of(OSError(int(number[1]), ""))
         elif reason.value == _UNSPECIFIED:
             self.was_cut = True
+            self._cause = Loss.BROKER
             self._lost = "the broker closed it"
         else:
             self._lost = str(reason)
@@ -411,6 +452,16 @@ class Connection:
         # The one place where paho tells which error a socket had.
         if level == LogLevel.MQTT_LOG_ERR:
             self._socket_error = text
+
+
+def _cause_of(error: Exception) -> Loss:
+    if isinstance(error, ConnectionError):
+        return Loss.BROKER  # refused, reset, or ended while it was written to
+    if isinstance(error, socket.gaierror):
+        return Loss.OFFLINE
+    if isinstance(error, OSError) and error.errno in _NO_NETWORK:
+        return Loss.OFFLINE
+    return Loss.SILENT
 
 
 def _on_socket_open(_client: paho.Client, _userdata: object, sock: paho.SocketLike) -> None:

@@ -36,6 +36,7 @@ class DeviceState(str, Enum):
 class ServiceState(str, Enum):
     """What the aggregator is doing."""
 
+    STARTING = "starting"  # it asks whether another one leads; never retained
     WAITING = "waiting"  # for enough devices
     RUNNING = "running"
     FINISHED = "finished"
@@ -114,18 +115,30 @@ class RunAnnouncement:
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class ServiceStatus:
-    """What the aggregator is doing (retained, last will)."""
+    """What the aggregator is doing (retained, last will).
+
+    Attributes:
+        session: Random per start of the aggregator.
+        run: The run that it leads.
+        epoch: Its start's number in that run: of two aggregators, the lower one is fenced off.
+    """
 
     state: ServiceState
     session: str
     version: str
     reason: str = ""
     ts: float = 0.0
+    run: str = ""
+    epoch: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class RoundStatus:
-    """The open round (retained); its bytes are counted as in `RoundSummary`."""
+    """The open round (retained); its bytes are counted as in `RoundSummary`.
+
+    Attributes:
+        stalled: Devices that are awaited and make no progress; the alert `stalled` names them.
+    """
 
     run: str
     round_id: int
@@ -139,6 +152,7 @@ class RoundStatus:
     late: int
     bytes_up: int
     bytes_down: int
+    stalled: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -164,6 +178,9 @@ class RoundSummary:
             adapter versions, retained and repeated, and answers to devices. Each is counted once,
             however many devices the broker gives it to.
         refused: Reason → count of what was not let in.
+        stale: Updates of earlier rounds among the participants.
+        dropped: Late updates that the run's policy threw away.
+        clipped: Updates whose norm was cut to the bound.
     """
 
     run: str
@@ -184,6 +201,9 @@ class RoundSummary:
     eval_accuracy: float | None
     eval_tokens: int
     refused: dict[str, int]
+    stale: int = 0
+    dropped: int = 0
+    clipped: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -194,6 +214,9 @@ class ModelStatus:
         bytes: Of the whole adapter's segments.
         eval_loss: Its own held-out loss where devices have reported it, else None.
         delta_bytes: Of the segments of its delta from the version before; 0 where there is none.
+        chain_from: The oldest version from which published deltas lead here, one after the other;
+            None where there are none.
+        chain_bytes: Of the segments of all these deltas.
     """
 
     run: str
@@ -206,6 +229,8 @@ class ModelStatus:
     eval_tokens: int = 0
     delta_bytes: int = 0
     delta_segments: int = 0
+    chain_from: int | None = None
+    chain_bytes: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -224,12 +249,13 @@ class DeviceStatus:
     """What a device is doing (retained, last will).
 
     Attributes:
-        session: Random per start of the agent, so that a restart can be told from a reconnect.
+        session: Random per start of the agent, so that a restart can be told from a reconnect;
+            short, since the aggregator keeps some of each device.
         round_id: The round it works on, 0 for none.
     """
 
     state: DeviceState
-    session: str
+    session: Annotated[str, Field(max_length=64)]
     round_id: int = 0
     reason: str = ""
     ts: float = 0.0
@@ -264,7 +290,12 @@ class Telemetry:
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class Progress:
-    """How far a device is with its task."""
+    """How far a device is with its task.
+
+    Attributes:
+        stalled_s: Seconds since anything of its updates was accepted, once that is too long; the
+            status says why. 0 while they move.
+    """
 
     round_id: int
     step: int = 0
@@ -276,6 +307,7 @@ class Progress:
     segments_accepted: int = 0
     segments_resent: int = 0
     bytes_sent: int = 0
+    stalled_s: float = 0.0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -288,6 +320,7 @@ class TrainCommand:
         deadline_s: Seconds from sending until the round closes.
         seed: The run's seed; a device mixes its own id and the round into it.
         update_bytes: Most bytes that this round's update may take; None for dense codecs.
+        min_update_bytes: To so few a device on a slow link may cut that; None takes `update_bytes`.
     """
 
     run: str
@@ -297,6 +330,7 @@ class TrainCommand:
     deadline_s: float
     seed: int
     update_bytes: int | None
+    min_update_bytes: int | None = None
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -311,12 +345,21 @@ class EvalCommand:
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class TrainResponse:
-    """A device takes or declines a round (`rsp/train/<round>`)."""
+    """A device takes or declines a round (`rsp/train/<round>`).
+
+    Attributes:
+        update_bytes: What its update will take at the most, fitted to its link.
+        upload_s: How long that takes at the present goodput; None before anything was measured.
+        goodput_bps: That goodput, in bits per second of accepted segments.
+    """
 
     run: str
     round_id: int
     accepted: bool
     reason: str = ""
+    update_bytes: int | None = None
+    upload_s: float | None = None
+    goodput_bps: float | None = None
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -349,6 +392,12 @@ def encode(message: object) -> bytes:
     return _adapter(type(message)).dump_json(message)
 
 
+def check_size(payload: bytes) -> None:
+    """Raise `OversizedMessage` where the payload is longer than any legitimate one."""
+    if len(payload) > MAX_JSON_BYTES:
+        raise OversizedMessage(f"{len(payload)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+
+
 def decode(kind: type[C], payload: bytes) -> C:
     """Return the message of this kind that the payload holds.
 
@@ -356,8 +405,7 @@ def decode(kind: type[C], payload: bytes) -> C:
         OversizedMessage: The payload is longer than any legitimate one.
         MalformedMessage: It is no JSON, or not of this kind.
     """
-    if len(payload) > MAX_JSON_BYTES:
-        raise OversizedMessage(f"{len(payload)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+    check_size(payload)
     try:
         # validate_json applies JSON's own reading of strictness: enums by value, int as float.
         message: C = _adapter(kind).validate_json(payload)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class InvalidIdentifier(ValueError):
     """The caller named a federation or device in a way that no topic can carry."""
@@ -44,8 +46,20 @@ class LinkError(Exception):
     """The world is in the way: the broker, its network, or the login it asks for."""
 
 
+class Loss(Enum):
+    """What ended a connection, or kept it from being made."""
+
+    BROKER = "the broker closed or refused it, and so it did to every other device"
+    SILENT = "no answer in time: this link, or the broker's"
+    OFFLINE = "this device has no network"
+
+
 class LinkLost(LinkError):
     """There is no connection at this moment; the same call may succeed later."""
+
+    def __init__(self, text: str, *, cause: Loss = Loss.SILENT) -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 class BrokerUnreachable(LinkError):

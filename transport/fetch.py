@@ -1,7 +1,7 @@
 """The device's side of an adapter download: what is still missing, and when to ask for it. Pure.
 
 The aggregator publishes an adapter version as retained messages, so that subscribing brings all of
-it. What did not come is asked for after a silence.
+it. What did not come is asked for after a silence; what came before a connection broke is kept.
 
     state    event                    next     what happens
     WAITING  manifest                 LOADING  early segments are checked against it
@@ -13,7 +13,7 @@ it. What did not come is asked for after a silence.
     LOADING  the timer                LOADING  what is missing is asked for
     LOADING  the last segment         DONE     FetchDone
 
-A fetch never gives up by itself; its owner drops it when another version is wanted.
+A fetch never gives up by itself; its owner drops it where there is another way.
 """
 
 from __future__ import annotations
@@ -94,6 +94,16 @@ class Fetch:
         return self._done
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of it has come."""
+        return self._done or self._manifest is not None or bool(self._bodies)
+
+    @property
+    def silences(self) -> int:
+        """How often it has asked over this connection since anything new came."""
+        return self._failures
+
+    @property
     def missing(self) -> frozenset[int] | None:
         """Indices that have not come; None before the manifest."""
         if self._manifest is None:
@@ -106,7 +116,7 @@ class Fetch:
         return []
 
     def connected(self, now: float) -> list[FetchOutput]:
-        """Wait anew after a reconnection: the subscription brings the retained messages again."""
+        """Wait anew after a reconnection: the session still has some, or the subscription all."""
         self._failures = 0
         self._heard_at = None
         if not self._done:

@@ -16,10 +16,17 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from transport import limits, sockets
-from transport.backoff import Backoff, retrying
+from transport.backoff import retrying
 from transport.broker import BrokerConfig
 from transport.connection import Connection, Login, Sent
-from transport.errors import BrokerUnreachable, LinkError, LinkLost, LoginRefused, SessionTakenOver
+from transport.errors import (
+    BrokerUnreachable,
+    LinkError,
+    LinkLost,
+    LoginRefused,
+    Loss,
+    SessionTakenOver,
+)
 from transport.link_events import (
     Delivery,
     LinkDown,
@@ -28,6 +35,7 @@ from transport.link_events import (
     LinkUp,
     Publication,
 )
+from transport.reconnect import Reconnect
 from transport.wire import publish_size
 
 __all__ = [
@@ -48,13 +56,15 @@ _LASTING_S: Final = 5.0
 _FAREWELL_S: Final = 2.0
 # [publications] Control messages that are kept for the next connection; older ones are dropped.
 _MAX_UNACKNOWLEDGED: Final = 256
+# [deliveries] That are not taken yet and that no acknowledgement bounds (QoS 0, such as telemetry):
+# with `MAX_CONTROL_BYTES` each, 16 MiB. A sender of others waits at the broker's in-flight window.
+_MAX_QUEUED: Final = 4_096
 # Connections in a row that the broker cut without a word within `_CUT_SHORT_S`, each begun at the
 # first try and with the session still known. A broken network gives errors, a restarting broker
 # refuses for a while; what is left is another process with this client id, whose turn it was.
 # MQTT 5 brokers should say so (DISCONNECT 142); mosquitto before 2.0.12 does not.
 _CUTS: Final = 10
 _CUT_SHORT_S: Final = 60.0
-_RECONNECT: Final = Backoff(first_s=1.0, cap_s=60.0)
 
 
 class Link:
@@ -72,9 +82,22 @@ class Link:
         client_id: str,
         subscriptions: Sequence[str],
         will: Publication | None = None,
+        receive_maximum: int | None = None,
         rng: random.Random | None = None,
+        spread_s: float = 0.0,
     ) -> None:
         """Prepare a link; nothing is connected before `open`.
+
+        Args:
+            broker: Where it is, and how to log in.
+            client_id: What the broker knows this service by.
+            subscriptions: Topic filters whose retained messages come with every connection.
+            will: What the broker publishes when the service is lost.
+            receive_maximum: Deliveries that may be unacknowledged at once, and come again after a
+                cut; None leaves it to the broker. MQTT 5 alone has it.
+            rng: Scatters the waits between connections.
+            spread_s: Over so many seconds this link and its like come back to a broker that closed
+                or refused their connections (`transport.reconnect`).
 
         Raises:
             BadLinkConfig: The password file or a TLS file cannot be used; the text names it.
@@ -84,13 +107,18 @@ class Link:
         self.bytes_received = 0
         self._broker = broker
         self._rng = rng or random.Random()
+        self._reconnect = Reconnect(spread_s=spread_s)
         self._login = Login(
             broker=broker,
             client_id=client_id,
             password=sockets.read_password(broker),
             tls=sockets.tls_context(broker.tls) if broker.tls else None,
             will=will,
+            receive_maximum=receive_maximum,
         )
+        self._always = frozenset(subscriptions)
+        # Whose retained messages were asked for: after a cut the session brings what is left.
+        self._asked: set[str] = set()
         self._filters: dict[str, None] = dict.fromkeys(subscriptions)
         self._forgotten: set[str] = set()
         # Guards what callers and the thread share. The thread never takes it inside a paho
@@ -158,18 +186,25 @@ class Link:
         self._publish(publication)
 
     def subscribe(self, *filters: str) -> None:
-        """Subscribe to these topic filters with QoS 1, now and after every reconnect."""
+        """Subscribe to these topic filters with QoS 1, now and after every reconnect.
+
+        Their retained messages come now. After a reconnect they come again only where the broker
+        has lost the session.
+        """
         with self._changed:
             self._filters.update(dict.fromkeys(filters))
             self._forgotten.difference_update(filters)
+            self._asked.difference_update(filters)
             if self._connection and filters:
                 self._connection.subscribe(filters)
+                self._asked.update(filters)
 
     def unsubscribe(self, *filters: str) -> None:
         """End these subscriptions, at the next connection where there is none."""
         with self._changed:
             for topic_filter in filters:
                 self._filters.pop(topic_filter, None)
+                self._asked.discard(topic_filter)
             if self._connection and filters:
                 self._connection.unsubscribe(filters)
             else:
@@ -240,7 +275,7 @@ class Link:
     def _run(self) -> None:
         try:
             retrying(
-                _RECONNECT,
+                self._reconnect,
                 retry_on=LinkLost,
                 rng=self._rng,
                 stopping=self._stopping,
@@ -262,10 +297,12 @@ class Link:
         self._generation += 1
         with self._changed:
             filters = tuple(self._filters)
+            resumed = frozenset(self._asked - self._always)
         connection = Connection(self._login, generation=self._generation)
         try:
             connection.hold(
                 filters,
+                resumed=resumed,
                 up=lambda: self._up(connection, filters),
                 deliver=self._deliver,
                 stopping=self._stopping,
@@ -274,7 +311,7 @@ class Link:
             self._ended(connection, error)
             if isinstance(error, LoginRefused) and self._was_up:
                 # It was accepted before: more likely a broker that is still reading its users.
-                raise LinkLost(str(error)) from error
+                raise LinkLost(str(error), cause=Loss.BROKER) from error
             if self._cuts >= _CUTS:
                 raise SessionTakenOver(
                     f"{self._address()} cut {self._cuts} connections in a row: is another process "
@@ -286,16 +323,29 @@ class Link:
 
     def _deliver(self, delivery: Delivery) -> None:
         self.bytes_received += self._size(delivery)
+        if delivery.qos == 0 and self._is_flood(delivery):
+            return
         self.events.put(delivery)
+
+    def _is_flood(self, delivery: Delivery) -> bool:
+        """Say whether a delivery that nobody acknowledges would let the queue grow too long."""
+        is_control = len(delivery.payload) <= limits.MAX_CONTROL_BYTES
+        return not is_control or self.events.qsize() >= _MAX_QUEUED
 
     def _ended(self, connection: Connection, error: LinkError) -> None:
         with self._changed:
             was_up, self._connection = self._connection is connection, None
             self._last_failure = str(error)
+        self._reconnect.cause = error.cause if isinstance(error, LinkLost) else Loss.BROKER
+        if not self._was_up:
+            # Somebody waits for the first connection, and services do not start in step.
+            self._reconnect.cause = Loss.SILENT
         lasted_s = time.monotonic() - connection.began_at if was_up else 0.0
         self._failures = 1 if lasted_s > _LASTING_S else self._failures + 1
         is_cut = was_up and connection.was_cut and connection.session_present
-        self._cuts = self._cuts + 1 if is_cut and lasted_s < _CUT_SHORT_S else 0
+        # The other process may have waited as long as this one would have.
+        short_s = _CUT_SHORT_S + self._reconnect.spread_s
+        self._cuts = self._cuts + 1 if is_cut and lasted_s < short_s else 0
         if self._stopping.is_set():
             return
         if was_up:
@@ -309,6 +359,7 @@ class Link:
         with self._changed:
             if late := self._filters.keys() - set(subscribed):
                 connection.subscribe(tuple(late))
+            self._asked.update(self._filters)
             if self._forgotten:
                 connection.unsubscribe(tuple(self._forgotten))
                 self._forgotten.clear()

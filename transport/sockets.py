@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,11 +14,22 @@ from transport.errors import BadLinkConfig
 
 # [ms] A link that acknowledged nothing for this long is dead; the kernel's own patience is 15 min.
 # Below keepalive (60 s), so that a half-open connection ends before the broker's own timer does it.
+# Bytes that wait in the send buffer of a link that moves, however slowly, do not count: the kernel
+# measures from the first repetition that nobody acknowledged.
 USER_TIMEOUT_MS: Final = 45_000
 
 # [bytes] Four segments of 32 KiB: enough to fill 1 Mbit/s at 1 s round trip, and little enough that
-# what the kernel holds back does not delay control messages by minutes on a slow link.
+# what the kernel holds back does not delay control messages by minutes on a slow link. What waits
+# before it, in paho's queue, is bounded by the transfer's window: a low TCP_NOTSENT_LOWAT would
+# only move bytes from one queue to the other.
 SEND_BUFFER_BYTES: Final = 128 << 10
+
+# [ms] The longest that the kernel waits before it tries a silent link again (Linux 6.15 and later).
+# Its own doubling leaves a link that was away for 20 s unused for up to 20 s more. Not below what a
+# window waits in the queues of a slow link (`transfer_policy.round_trip_s`), or TCP would repeat
+# what is only late.
+RETRANSMISSION_MOST_MS: Final = 8_000
+_TCP_RTO_MAX_MS: Final = 44  # include/uapi/linux/tcp.h; Python has no name for it
 
 
 class _ClosingSocket(ssl.SSLSocket):
@@ -50,6 +62,8 @@ def tune(sock: OptionSocket) -> None:
     ]
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS))
+    if sys.platform == "linux":
+        options.append((socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, RETRANSMISSION_MOST_MS))
     if hasattr(socket, "TCP_CONGESTION"):
         options.append((socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr"))
     for level, option, value in options:

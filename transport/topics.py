@@ -231,9 +231,13 @@ class Topics:
         return address
 
     def aggregator_filters(self) -> tuple[str, ...]:
-        """Return what an aggregator subscribes to."""
+        """Return what an aggregator subscribes to: first what tells whether another one leads."""
         return (
+            f"{self.monitoring}/coord/status",
+            f"{self.monitoring}/coord/run",
+            f"{self.monitoring}/model",
             f"{self.monitoring}/d/+/status",
+            f"{self.monitoring}/d/+/progress",
             f"{self.monitoring}/d/+/rsp/+/+",
             f"{self.bulk}/up/+/+/m",
             f"{self.bulk}/up/+/+/s/+",

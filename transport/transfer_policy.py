@@ -12,11 +12,18 @@ class TransferPolicy:
 
     Attributes:
         window_min: Segments in flight at the least: one travels while the other is journaled.
+        window_first: Segments in flight before anything is measured: enough for 1 Mbit/s at 200 ms.
         window_max: Segments in flight at the most; measured at 5 % loss, 8 of 32 KiB fill a link.
+        round_trip_s: What segments wait for from sending to acceptance, about, at the most: beyond
+            it the window grows no more, beyond twice of it it shrinks. More in flight would not be
+            faster, would be lost with the connection, and would hold back what is sent after it.
+        slowest_bps: A link that carries less counts as none: no timer may end before a segment
+            has had its time on such a link.
         announce_wait_s: How long to wait for the answer to a manifest before segments are sent
-            anyway: a broker that queues for an absent aggregator may as well queue those.
-        resend_s: Silence after which what is in flight counts as lost, on a link that is faster
-            than that; on slower links the measured time takes over.
+            anyway: a broker that queues for an absent aggregator may as well queue those. A long
+            manifest gets its time on the slowest link.
+        resend_s: Silence after which the aggregator is asked what it has, on a link that is faster
+            than that; on slower links the measured time takes over. What its answer lacks was lost.
         resend_cap_s: The longest such silence.
         receipt_s: Wait for a receipt before the manifest is sent again, the first time.
         receipt_cap_s: The longest such wait.
@@ -30,7 +37,10 @@ class TransferPolicy:
     """
 
     window_min: int = 2
+    window_first: int = 4
     window_max: int = 8
+    round_trip_s: float = 4.0
+    slowest_bps: float = 20_000.0
     announce_wait_s: float = 2.0
     resend_s: float = 8.0
     resend_cap_s: float = 60.0

@@ -200,6 +200,7 @@ def small() -> SimpleNamespace:
         announcement=announcement,
         adapter_numbers=adapter_numbers,
         adapter_message=adapter_message,
+        entries=entries,
         adapter=adapter,
         upload=upload,
         header=header,

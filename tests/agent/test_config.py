@@ -21,6 +21,8 @@ def test_the_least_configuration_has_sound_defaults() -> None:
     assert config.model is None
     assert config.trainer == "child"
     assert config.broker.address == ("localhost", 1883)
+    assert config.uplink.max_bytes is None
+    assert config.reconnect_spread_s == 85.0, "what transport.reconnect simulates"
     assert config.trainer_socket == Path("/var/lib/fedfstq/trainer.sock")
     assert config.trainer_lock == Path("/var/lib/fedfstq/trainer.lock")
 
@@ -41,6 +43,9 @@ def test_a_configuration_survives_the_way_to_the_trainer() -> None:
         {"device": "tpu"},
         {"threads": 0},
         {"telemetry_interval_s": 0},
+        {"uplink": {"share_of_time": 1.5}},
+        {"uplink": {"most_bytes": 4096}},
+        {"reconnect_spread_s": -1},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:

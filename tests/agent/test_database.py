@@ -54,3 +54,13 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(DatabaseError, match=f"this program knows {SCHEMA_VERSION}"):
         Database(tmp_path / "d")
+
+
+def test_an_older_version_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "d")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(DatabaseError, match="version 1") as refusal:
+        Database(tmp_path / "d")
+    assert "the program that wrote it can still send" in str(refusal.value)
+    assert "move it away (updates not sent are lost)" in str(refusal.value)

@@ -64,3 +64,25 @@ def test_the_newest_adapter_version_is_that_of_the_run(inbox: Inbox, small: Any)
     assert inbox.newest_version == -1
     inbox.model(ModelStatus(small.RUN, 4, "", 0, 0))
     assert inbox.newest_version == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, 4),
+        ({"version": 4, "chain_from": 1}, 4),  # of another version: there may be one delta
+        ({"version": 5, "chain_from": 1}, 1),
+        ({"version": 5, "chain_from": 1, "chain_bytes": 901}, 5),
+        ({"version": 5, "chain_from": 1, "chain_bytes": 901, "delta_segments": 1}, 4),
+        ({"version": 5, "chain_from": None}, 5),
+        ({"version": 5, "chain_from": None, "delta_segments": 1}, 4),
+    ],
+)
+def test_the_chain_begins_where_the_newest_status_says(
+    inbox: Inbox, small: Any, status: dict[str, Any] | None, expected: int
+) -> None:
+    if status is not None:
+        inbox.model(ModelStatus(small.RUN, sha256="", bytes=900, segments=3, **status))
+    assert inbox.chain_from(5) == expected
+    inbox.announced(small.announcement(run=small.OTHER_RUN))
+    assert inbox.chain_from(5) == 4

@@ -146,6 +146,30 @@ def test_a_late_update_stays_whole(box: Box) -> None:
     np.testing.assert_array_equal(box.residual(), box.delta(1))
 
 
+def test_a_late_update_that_the_policy_throws_away_is_freed_and_told(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    for reason, kept in (("late", 1), ("dropped", 1)):
+        upload = box.outbox.commit(box.leave(1 if reason == "late" else 2))
+        receipt = Receipt(1, ReceiptState.LATE, reason, frozenset(), len(upload.manifest.segments))
+        with caplog.at_level(logging.WARNING):
+            box.outbox.settle(upload.uid, receipt)
+        assert upload.uid in caplog.text
+        assert len(box.outbox.leftovers()) == kept
+    assert "thrown away" in caplog.text
+    assert box.outbox.settled_rounds() == {1, 2}
+    assert len(box.files("payloads")) == 1
+
+
+def test_what_is_known_of_the_link_outlives_restarts_and_runs(box: Box) -> None:
+    assert (box.outbox.goodput_bps, box.outbox.train_s) == (None, None)
+    box.outbox.remember_goodput(180_000.5)
+    box.outbox.remember_training(12.25)
+    assert (box.reopen().goodput_bps, box.outbox.train_s) == (180_000.5, 12.25)
+    box.outbox.begin_run(box.small.OTHER_RUN)
+    assert (box.reopen().goodput_bps, box.outbox.train_s) == (180_000.5, None)
+
+
 def test_of_a_partial_update_the_rest_stays(box: Box) -> None:
     upload = box.outbox.commit(box.leave(1))
     box.settle(upload, 0, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from agent.outputs import (
     PublishProgress,
     PublishWant,
     Remembered,
+    RememberGoodput,
+    RememberTraining,
     Subscribe,
     Unsubscribe,
 )
-from agent.performer import PACKET_OVERHEAD_BYTES, Performer
+from agent.performer import PACKET_OVERHEAD_BYTES, Performer, _dense_bytes
 from agent.session import Session
 from agent.tasks import EvalTask, Task, TrainerHello, TrainResult, TrainTask
 from transport import control, frame
@@ -84,9 +87,15 @@ class Device:
         self.ends: list[bool] = []
         self.too_long = False
         self.outbox = Outbox(folder, client_id="dev-1")
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with what the disk remembers, and nothing else."""
+        folder, small = self.config.state_dir, self.small
+        goodput_bps, train_s = self.outbox.goodput_bps, self.outbox.train_s
         self.session = Session(
             "dev-1",
-            remembered=Remembered(),
+            remembered=Remembered(goodput_bps=goodput_bps, train_s=train_s),
             jobs=JobPolicy(),
             transfer=TransferPolicy(),
             rng=random.Random(1),
@@ -176,6 +185,44 @@ def test_a_round_goes_through_every_hand(device: Device, small: Any) -> None:
     task = device.tasks[-1]
     assert isinstance(task, TrainTask)
     assert task.leftovers == device.outbox.leftovers() != ()
+
+
+def test_the_budget_follows_the_link_and_is_told_before_training(
+    device: Device, small: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = TrainCommand(small.RUN, 1, 1, 0, 60.0, 7, 310_000, 1000)
+    device.do([RememberGoodput(180_000.0), RememberTraining(5.0)])
+    assert (device.outbox.goodput_bps, device.outbox.train_s) == (180_000.0, 5.0)
+    device.restart()
+    with caplog.at_level(logging.INFO):
+        device.do(device.session.train(command, now=0.0))
+        device.fetch(0)
+    (task,) = device.tasks
+    assert isinstance(task, TrainTask)
+    assert task.update_bytes == 310_000
+    assert task.segment_bytes == 4096 - PACKET_OVERHEAD_BYTES
+    assert "about 310 KB, 14 s at the present 180 kbit/s" in caplog.text
+    response = control.decode(TrainResponse, device.link.last("rsp/train/1").payload)
+    assert (response.update_bytes, response.goodput_bps) == (310_000, 180_000.0)
+    assert response.upload_s == pytest.approx(13.8, abs=0.1)
+
+
+def test_a_slow_link_gets_less_in_smaller_pieces(device: Device, small: Any) -> None:
+    device.outbox.remember_goodput(16_000.0)
+    device.restart()
+    device.link.max_packet_bytes = 131_072
+    command = TrainCommand(small.RUN, 1, 1, 0, 60.0, 7, 310_000, 1000)
+    device.do(device.session.train(command, now=0.0))
+    device.fetch(0)
+    (task,) = device.tasks
+    assert isinstance(task, TrainTask)
+    assert task.update_bytes == 60_000  # half of a minute, at 2,000 bytes a second
+    assert task.segment_bytes == 8192
+
+
+def test_a_dense_update_is_cut_as_if_it_were_float32(small: Any) -> None:
+    rows = (("wide", (4096, 4096)),)
+    assert _dense_bytes(dataclasses.replace(small.adapter(0), layout=rows)) == 64 << 20
 
 
 def test_an_evaluation_becomes_a_task(device: Device, small: Any) -> None:

@@ -22,6 +22,7 @@ from agent.outputs import (
     PublishWant,
     Remembered,
     RememberEpoch,
+    RememberTraining,
     Respond,
     SettleUpdate,
     StartEvaluation,
@@ -32,6 +33,7 @@ from agent.outputs import (
     Upload,
 )
 from agent.session import Session
+from agent.stalls import STALL_S
 from agent.states import TRANSITIONS, Event
 from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
 from transport.control import (
@@ -94,19 +96,26 @@ class Device:
         command = EvalCommand(self.small.RUN, epoch, version, DEADLINE_S)
         return self.do(self.session.evaluate(command, now=self.now))
 
-    def model(self, version: int, run: str | None = None) -> list[Output]:
-        status = ModelStatus(run or self.small.RUN, version, "", 0, 0)
+    def model(
+        self, version: int, run: str | None = None, *, chain_from: int | None = None
+    ) -> list[Output]:
+        run = run or self.small.RUN
+        status = ModelStatus(run, version, "", 900, 3, chain_from=chain_from, chain_bytes=800)
         return self.do(self.session.model(status, now=self.now))
 
     def store(self, version: int) -> list[Output]:
         adapter = self.small.adapter(version)
         return self.do(self.session.adapter_stored(adapter, now=self.now))
 
-    def fetch(self, version: int) -> list[Output]:
+    def fetch(self, version: int, *, delta: bool = False, begin: int = 0) -> list[Output]:
+        """Bring the manifest of a version, or of its delta, and segments from `begin` on."""
+        session, now = self.session, self.now
         manifest, bodies = self.small.adapter_message(version)
-        outputs = self.session.adapter_manifest(manifest, now=self.now)
-        for index, body in enumerate(bodies):
-            outputs += self.session.adapter_segment(version, index=index, body=body, now=self.now)
+        outputs = session.adapter_manifest(manifest, delta=delta, now=now)
+        for index, body in enumerate(bodies[begin:], start=begin):
+            outputs += session.adapter_segment(
+                version, index=index, body=body, delta=delta, now=now
+            )
         return self.do(outputs)
 
     def commit(self, update: Upload) -> list[Output]:
@@ -245,7 +254,7 @@ def test_a_round_from_command_to_receipt(device: Device, small: Any) -> None:
         CommitPayload(task.task_id, Path("/p"))
     ]
     update = small.upload(1)
-    assert kinds(device.commit(update)) == ["SendManifest", "PublishStatus"]
+    assert kinds(device.commit(update)) == ["RememberTraining", "SendManifest", "PublishStatus"]
     sent = device.have(update)
     assert sent[0] == SendSegment(update.uid, 0, resend=False)
     device.have(update, 0, 1)
@@ -449,17 +458,12 @@ def test_a_device_that_holds_the_version_before_fetches_the_delta(
     device.fetch(0)
     device.store(0)
     device.fail(retryable=False)
-    device.model(1)
+    device.model(1, chain_from=0)
     device.command(2)
     assert device.all(Subscribe)[-1] == Subscribe(1, delta=True)
-    manifest, bodies = small.adapter_message(1)
     device.fetch(1)  # the whole, which nobody asked for, is not taken for the delta
     assert device.all(StoreAdapter)[-1].manifest.version == 0
-    device.do(device.session.adapter_manifest(manifest, delta=True, now=device.now))
-    for index, body in enumerate(bodies):
-        device.do(
-            device.session.adapter_segment(1, index=index, body=body, delta=True, now=device.now)
-        )
+    device.fetch(1, delta=True)
     assert device.all(StoreAdapter)[-1].base == small.adapter(0)
     device.do(device.session.adapter_refused(1, reason="digest", retryable=True, now=device.now))
     assert device.all(Unsubscribe)[-1] == Unsubscribe(1, delta=True)
@@ -475,15 +479,151 @@ def test_a_delta_that_nobody_sends_is_given_up_for_the_whole(device: Device, sma
     device.fetch(0)
     device.store(0)
     device.fail(retryable=False)
-    device.model(1)
+    device.model(1, chain_from=0)
     device.command(2)
     for _ in range(3):
-        moment = device.session.next_wakeup()
-        assert moment is not None
-        device.now = moment
-        device.do(device.session.tick(device.now))
+        device.sleep()
     assert PublishWant(1, None, delta=True) in device.all(PublishWant)
     assert device.all(Subscribe)[-1] == Subscribe(1)
+
+
+def following(device: Device, *, held: int, newest: int, chain_from: int) -> None:
+    """Let a device that holds one version be asked to train from the newest."""
+    run = device.small.announcement(downlink_codec="fp32")
+    device.do(device.session.announced(run, now=device.now))
+    device.store(held)
+    device.model(newest, chain_from=chain_from)
+    device.command(newest + 1)
+
+
+def test_a_device_that_missed_versions_follows_the_chain_hop_by_hop(
+    device: Device, small: Any
+) -> None:
+    following(device, held=2, newest=5, chain_from=1)
+    for version in (3, 4, 5):
+        assert device.all(Subscribe)[-1] == Subscribe(version, delta=True)
+        assert device.state is FETCHING
+        device.fetch(version, delta=True)
+        stored = device.all(StoreAdapter)[-1]
+        assert (stored.manifest.version, stored.base) == (version, small.adapter(version - 1))
+        device.store(version)
+        assert device.all(Unsubscribe)[-1] == Unsubscribe(version, delta=True)
+    assert device.all(StartTraining)[-1].adapter == small.adapter(5)
+    assert not device.all(PublishWant)
+
+
+def test_a_device_behind_the_chain_fetches_the_whole(device: Device) -> None:
+    following(device, held=2, newest=5, chain_from=3)
+    assert device.all(Subscribe) == [Subscribe(5)]
+
+
+def test_a_chain_that_is_larger_than_the_whole_is_not_followed(device: Device, small: Any) -> None:
+    run = small.announcement(downlink_codec="fp32")
+    device.do(device.session.announced(run, now=device.now))
+    device.store(2)
+    status = ModelStatus(small.RUN, 5, "", 900, 3, chain_from=1, chain_bytes=901)
+    device.do(device.session.model(status, now=device.now))
+    device.command(6)
+    assert device.all(Subscribe) == [Subscribe(5)]
+
+
+def test_after_a_power_cut_the_chain_goes_on_from_the_last_hop(small: Any) -> None:
+    device = Device(small, adapters=(small.adapter(3), small.adapter(4))).ready()
+    device.do(device.session.announced(small.announcement(downlink_codec="fp32"), now=device.now))
+    device.model(6, chain_from=1)
+    device.command(7)
+    assert device.all(Subscribe) == [Subscribe(5, delta=True)]
+
+
+def test_a_hop_that_fails_is_made_up_for_by_the_whole(device: Device) -> None:
+    following(device, held=2, newest=5, chain_from=1)
+    device.fetch(3, delta=True)
+    device.store(3)
+    device.fetch(4, delta=True)
+    device.do(device.session.adapter_refused(4, reason="digest", retryable=True, now=device.now))
+    device.sleep()
+    assert device.all(Subscribe)[-1] == Subscribe(5)
+    device.fetch(5)
+    device.store(5)
+    assert device.state is TRAINING
+
+
+def test_a_whole_that_has_begun_to_come_is_not_given_up_for_a_newer_version(
+    device: Device, small: Any
+) -> None:
+    """Where a version takes longer than a round, beginning anew would never end."""
+    device.do(device.session.announced(small.announcement(downlink_codec="fp32"), now=device.now))
+    device.model(4, chain_from=2)
+    device.command(5)
+    assert device.all(Subscribe) == [Subscribe(4)]
+    device.fetch(4, begin=2)
+    device.model(5, chain_from=2)
+    assert device.all(Respond)[-1].response.reason == "stale"
+    device.command(6)
+    assert not device.all(Unsubscribe)
+    device.sleep()
+    assert device.all(PublishWant)[-1] == PublishWant(4, frozenset({0, 1}))
+    assert device.all(PublishStatus)[-1] == PublishStatus(FETCHING, 6, "")
+    device.fetch(4)
+    device.store(4)
+    assert device.all(Subscribe)[-1] == Subscribe(5, delta=True)
+    device.fetch(5, delta=True)
+    device.store(5)
+    assert device.all(StartTraining)[-1].adapter == small.adapter(5)
+
+
+def test_what_has_begun_to_come_goes_on_after_the_deadline(device: Device) -> None:
+    device.command(1)
+    device.fetch(0, begin=3)
+    device.now += DEADLINE_S
+    device.do(device.session.tick(device.now))
+    assert device.all(Respond)[-1].response.reason == "deadline"
+    assert not device.all(Unsubscribe)
+    device.fetch(0)
+    device.store(0)
+    assert device.state is IDLE
+    assert device.all(Unsubscribe) == [Unsubscribe(0)]
+
+
+def test_a_version_that_does_not_lead_to_the_newest_is_given_up(device: Device) -> None:
+    device.do(
+        device.session.announced(device.small.announcement(downlink_codec="fp32"), now=device.now)
+    )
+    device.model(4, chain_from=2)
+    device.command(5)
+    device.fetch(4, begin=2)
+    device.model(9, chain_from=5)
+    device.command(10)
+    assert device.all(Unsubscribe) == [Unsubscribe(4)]
+    assert device.all(Subscribe)[-1] == Subscribe(9)
+
+
+def test_an_older_whole_of_which_nothing_more_comes_is_given_up_in_the_end(device: Device) -> None:
+    device.do(
+        device.session.announced(device.small.announcement(downlink_codec="fp32"), now=device.now)
+    )
+    device.model(4, chain_from=2)
+    device.command(5)
+    device.fetch(4, begin=2)
+    device.model(5, chain_from=2)
+    device.session.train(TrainCommand(device.small.RUN, 1, 6, 5, 1e6, 7, None), now=device.now)
+    while not device.all(Unsubscribe):
+        device.sleep()
+    wants = [want for want in device.all(PublishWant) if want.version == 4]
+    assert len(wants) == 1 + 4  # at once for the newcomer, then in vain
+    assert device.all(Subscribe)[-1] == Subscribe(5)
+
+
+def test_a_fetch_that_stalls_is_told_and_then_no_longer(device: Device) -> None:
+    device.command(1)
+    device.fetch(0, begin=2)
+    device.sleep()
+    assert device.all(PublishStatus)[-1].reason == ""
+    device.sleep()
+    assert device.all(PublishStatus)[-1] == PublishStatus(FETCHING, 1, "fetch-stalled")
+    _, bodies = device.small.adapter_message(0)
+    device.do(device.session.adapter_segment(0, index=0, body=bodies[0], now=device.now))
+    assert device.all(PublishStatus)[-1] == PublishStatus(FETCHING, 1, "")
 
 
 def test_a_newcomer_asks_for_the_whole_at_once(device: Device, small: Any) -> None:
@@ -658,9 +798,8 @@ def test_a_trainer_without_a_task_may_be_silent(device: Device) -> None:
 
 def test_a_lost_trainer_stops_no_upload(device: Device) -> None:
     update = device.train_round(1)
-    device.have(update)
     assert device.session.trainer_gone(device.now) == []
-    assert kinds(device.have(update, 0, 1))[0] == "SendSegment"
+    assert kinds(device.have(update))[0] == "SendSegment"
     device.receipt(update)
     assert device.state is IDLE
 
@@ -700,8 +839,8 @@ def test_training_goes_on_without_a_link_and_the_update_waits(device: Device) ->
     progress = TaskProgress(f"train-{device.small.RUN}-1", 1, 2, 1.0, 1.0)
     assert device.session.task_progress(progress, now=device.now) == []
     update = device.small.upload(1)
-    assert device.commit(update) == []
-    assert device.session.next_wakeup() is None
+    assert kinds(device.commit(update)) == ["RememberTraining"]
+    assert device.session.next_wakeup() == device.now + STALL_S
     assert device.do(device.session.connected(device.now))[-2:] == [
         SendManifest(update.uid),
         PublishStatus(UPLOADING, 1, ""),
@@ -822,3 +961,61 @@ def test_the_same_run_announced_again_clears_nothing(device: Device, small: Any)
 
 def test_a_session_that_knows_no_run_names_no_base_model(small: Any) -> None:
     assert Device(small).session.base_model is None
+
+
+# -- what a round costs, and why it does not move --------------------------------------------------
+
+
+def test_a_response_says_what_the_round_will_cost(small: Any) -> None:
+    device = Device(small, goodput_bps=80_000.0, train_s=20.0)
+    device.ready()
+    command = TrainCommand(small.RUN, 1, 1, 0, 60.0, 7, 1_000_000, 1000)
+    device.do(device.session.train(command, now=device.now))
+    (respond,) = device.all(Respond)
+    # Half of the 40 s after training, at 10,000 bytes a second.
+    assert respond.response == TrainResponse(
+        small.RUN, 1, accepted=True, update_bytes=200_000, upload_s=20.0, goodput_bps=80_000.0
+    )
+    device.now += 20.0
+    assert device.session.cost(command, now=device.now).update_bytes == 100_000
+    other = replace(command, round_id=2)
+    assert device.session.cost(other, now=device.now).update_bytes == 200_000
+
+
+def test_the_time_of_training_is_learnt(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    device.now += 30.0
+    device.commit(device.small.upload(1))
+    assert device.all(RememberTraining) == [RememberTraining(30.0)]
+
+
+def test_a_stall_is_named_and_progress_clears_it(device: Device) -> None:
+    update = device.train_round(1)
+    device.have(update)
+    device.outputs.clear()
+    wakeups = 0
+    while not device.all(PublishStatus):
+        wakeup = device.session.next_wakeup()
+        assert wakeup is not None
+        device.now = max(device.now, wakeup)
+        device.do(device.session.tick(device.now))
+        wakeups += 1
+        assert wakeups < 20
+    (status,) = device.all(PublishStatus)
+    assert status == PublishStatus(UPLOADING, 1, "stalled: nothing accepted for 60 s")
+    (told,) = device.all(PublishProgress)
+    assert told.progress.stalled_s == 60.0
+    device.outputs.clear()
+    device.have(update, 0)
+    assert device.all(PublishStatus) == [PublishStatus(UPLOADING, 1, "")]
+
+
+def test_a_link_that_stays_down_is_told_to_nobody(device: Device) -> None:
+    device.train_round(1)
+    device.do(device.session.disconnected(device.now))
+    device.outputs.clear()
+    device.now += STALL_S
+    assert device.do(device.session.tick(device.now)) == []
+    device.do(device.session.connected(device.now))
+    assert device.all(PublishStatus) == [PublishStatus(UPLOADING, 1, "")]

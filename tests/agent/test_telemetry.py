@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from agent.telemetry import (
-    GOODPUT_WINDOW_S,
-    Goodput,
     Sensors,
     parse_cpu_counters,
     parse_meminfo,
@@ -73,34 +71,3 @@ def test_a_foreign_stat_is_no_load(stat: str) -> None:
 @pytest.mark.parametrize(("text", "celsius"), [("42000\n", 42.0), ("65535000", None), ("", None)])
 def test_a_temperature_is_one_that_a_chip_can_have(text: str, celsius: float | None) -> None:
     assert parse_millidegrees(text) == celsius
-
-
-def test_goodput_is_what_was_accepted_since_sending_began() -> None:
-    goodput = Goodput()
-    assert goodput.bits_per_second() is None
-    goodput.begin(100.0)
-    assert goodput.bits_per_second() is None
-    goodput.note(1000, now=101.0)
-    goodput.note(3000, now=102.0)
-    assert goodput.bits_per_second() == 16_000
-
-
-def test_a_pause_between_updates_does_not_count() -> None:
-    goodput = Goodput()
-    goodput.begin(0.0)
-    goodput.note(1000, now=1.0)
-    goodput.begin(1000.0)
-    assert goodput.bits_per_second() == 8000
-    goodput.note(1000, now=1000.0)
-    assert goodput.bits_per_second() == 8000
-    goodput.note(500, now=1001.0)
-    assert goodput.bits_per_second() == 12_000
-
-
-def test_goodput_follows_a_fading_link() -> None:
-    goodput = Goodput()
-    goodput.begin(0.0)
-    for second in range(1, 200):
-        goodput.note(1000 if second < 100 else 10, now=float(second))
-    assert goodput.bits_per_second() == pytest.approx(80, rel=0.01)
-    assert GOODPUT_WINDOW_S < 100

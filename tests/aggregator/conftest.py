@@ -27,8 +27,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from aggregator import runtime
+from aggregator import fencing, gate, runtime
 from aggregator.config import AggregatorConfig
+from aggregator.outputs import FrozenUpdate
 from aggregator.state_folder import open_state_folder
 from codec.codec import Budget
 from codec.layout import Layout
@@ -55,8 +56,11 @@ from transport.messages import (
 )
 from transport.topics import (
     Command,
+    CoordRun,
+    CoordStatus,
     DeviceTopic,
     Down,
+    Model,
     Response,
     Topics,
     UpManifest,
@@ -309,12 +313,14 @@ class Rig:
             "deadline_s": 60.0,
             "codec": "fp32",
             "segment_bytes": 256,
+            "downlink_codec": None,
         }
         self.config = AggregatorConfig.model_validate(values | changes)
         self.devices: dict[str, Device] = {}
         self.retained: dict[str, bytes] = {}
         self.published: list[tuple[Any, bytes, bool]] = []
         self.crash_at: Callable[[str], None] = lambda _: None
+        self.frozen: dict[int, tuple[FrozenUpdate, ...]] = {}
         self._inbox: list[Delivery] = []
         self._stack = ExitStack()
         self.service: Any = None
@@ -322,6 +328,9 @@ class Rig:
         self._seen = 0
         clock = SimpleNamespace(monotonic=lambda: self.now, time=lambda: 1.0e9)
         monkeypatch.setattr(runtime, "time", clock)
+        monkeypatch.setattr(gate, "time", clock)
+        # No other aggregator is there, unless a test lets one speak.
+        monkeypatch.setattr(fencing, "CLAIM_S", 0.0)
         monkeypatch.setattr(runtime, "Link", FakeLink)
 
     # The process -------------------------------------------------------------------------------
@@ -335,12 +344,7 @@ class Rig:
         self._seen = 0
         self.link.open()
         self._watch()
-        self.service._execute(self.service._coordinator.start(self.now))
-        self.service._process([LinkUp(session_present=True)])
-        for topic in sorted(self.retained):
-            if topic.endswith("/status") and "/d/" in topic:
-                self._inbox.append(Delivery(topic, self.retained[topic], qos=1, retain=True, mid=0))
-        self._carry()
+        self._subscribe()
         return self
 
     def kill(self) -> None:
@@ -363,11 +367,7 @@ class Rig:
 
     def regain_link(self) -> None:
         self.link.connected = True
-        self.service._process([LinkUp(session_present=True)])
-        for topic in sorted(self.retained):
-            if topic.endswith("/status") and "/d/" in topic:
-                self._inbox.append(Delivery(topic, self.retained[topic], qos=1, retain=True, mid=0))
-        self._carry()
+        self._subscribe()
 
     # The world ---------------------------------------------------------------------------------
 
@@ -454,6 +454,26 @@ class Rig:
         moments += [device.next_wakeup() for device in self.devices.values()]
         return all(moment is None or moment > end for moment in moments)
 
+    def _subscribe(self) -> None:
+        """Deliver what is retained, and let the aggregator take the lead."""
+        self.service._process([LinkUp(session_present=True)])
+        own = {TOPICS.topic(address) for address in (CoordStatus(), CoordRun(), Model())}
+        self.service._process(
+            [
+                Delivery(topic, self.retained[topic], qos=1, retain=True, mid=0)
+                for topic in sorted(own & self.retained.keys())
+            ]
+        )
+        question = self.link.published[-1]
+        echo = Delivery(question.topic, question.payload, qos=1, retain=False, mid=0)
+        self.service._process([echo])
+        self.service._process([])
+        assert self.service._fence.leads
+        for topic in sorted(self.retained):
+            if topic.endswith("/status") and "/d/" in topic:
+                self._inbox.append(Delivery(topic, self.retained[topic], qos=1, retain=True, mid=0))
+        self._carry()
+
     def _carry(self) -> None:
         """Hand what the aggregator has published to the devices."""
         while self._seen < len(self.link.published):
@@ -487,6 +507,8 @@ class Rig:
         def watched(*arguments: Any) -> Any:
             self.crash_at(f"before {label}")
             result = call(*arguments)
+            if label == "store.freeze":
+                self.frozen[arguments[0].record.round_id] = arguments[0].updates
             self.crash_at(f"after {label}")
             return result
 

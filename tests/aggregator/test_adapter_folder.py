@@ -13,8 +13,13 @@ from safetensors.numpy import load_file, save
 
 from aggregator.adapter_folder import (
     BadAdapter,
+    Delta,
     prune_versions,
     read_adapter,
+    read_delta,
+    read_delta_lengths,
+    read_delta_segments,
+    read_digest,
     set_current,
     version_folder,
     write_version,
@@ -169,6 +174,45 @@ def test_the_first_the_newest_and_what_may_be_half_committed_stay(
         write_version(tmp_path, version, read_adapter(initial_adapter), run=RUN)
     prune_versions(tmp_path, newest=7, keep=keep)
     assert versions(tmp_path) == left
+
+
+def test_of_older_versions_the_chain_keeps_the_delta_alone(
+    tmp_path: Any, initial_adapter: Any
+) -> None:
+    adapter = read_adapter(initial_adapter)
+    for version in range(1, 7):
+        delta = Delta("fstq+", (b"one", bytes(version)), adapter.flat)
+        write_version(tmp_path, version, adapter, run=RUN, delta=delta)
+    prune_versions(tmp_path, newest=6, keep=2, deltas_from=3)
+    assert versions(tmp_path) == list("3456")
+    folders = {version: version_folder(tmp_path, version) for version in range(3, 7)}
+    for version, folder in folders.items():
+        assert read_delta_lengths(folder) == (3, version)
+        assert read_delta_segments(folder) == ("fstq+", (b"one", bytes(version)))
+        assert read_digest(folder) == adapter.sha256
+        assert (folder / "adapter_model.safetensors").exists() == (version >= 5)
+        assert (folder / "master.f32").exists() == (version == 6)
+    prune_versions(tmp_path, newest=6, keep=2, deltas_from=3)
+    assert versions(tmp_path) == list("3456")
+
+
+@pytest.mark.parametrize("content", [b"", b"fstq+ x\nyy", b"fstq+ 3\nyy", b"fstq+ 1\nyy"])
+def test_a_damaged_delta_is_refused(tmp_path: Any, initial_adapter: Any, content: bytes) -> None:
+    adapter = read_adapter(initial_adapter)
+    delta = Delta("fstq+", (b"yy",), adapter.flat)
+    folder = write_version(tmp_path, 1, adapter, run=RUN, delta=delta)
+    (folder / "delta.bin").write_bytes(content)
+    with pytest.raises(BadAdapter, match="damaged"):
+        read_delta_segments(folder)
+    with pytest.raises(BadAdapter, match="damaged"):
+        read_delta(folder, size=adapter.layout.size)
+
+
+def test_a_folder_without_delta_or_digest_says_so(initial_adapter: Any) -> None:
+    assert read_delta_lengths(initial_adapter) is None
+    assert read_delta(initial_adapter, size=1) is None
+    with pytest.raises(BadAdapter, match="SHA-256"):
+        read_digest(initial_adapter)
 
 
 def test_a_removal_that_was_cut_short_is_finished(tmp_path: Any, initial_adapter: Any) -> None:

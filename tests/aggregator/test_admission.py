@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from aggregator.admission import Refusal, Terms, admit, is_late, is_measurement
+from aggregator.admission import Refusal, Terms, admit, is_measurement, is_too_late
 from transport import frame
 from transport.messages import Evaluation, Manifest, SegmentEntry
 from transport.topics import identifier
@@ -30,14 +31,27 @@ def terms(layout: Any, base_digest: Any) -> Terms:
         update_bytes=10_000,
         segment_bytes=256,
         max_examples=5,
+        max_open=3,
     )
 
 
 def verdict(
-    manifest: Any, terms: Any, *, client_id: Any = "dev", uid: Any = None, held_uid: Any = None
+    manifest: Any,
+    terms: Any,
+    *,
+    client_id: Any = "dev",
+    uid: Any = None,
+    held_uid: Any = None,
+    open_updates: Any = 0,
 ) -> Refusal | None:
-    uid = frame.uid(manifest) if uid is None else uid
-    return admit(manifest, uid=uid, client_id=client_id, held_uid=held_uid, terms=terms)
+    return admit(
+        manifest,
+        uid=frame.uid(manifest) if uid is None else uid,
+        client_id=client_id,
+        held_uid=held_uid,
+        open_updates=open_updates,
+        terms=terms,
+    )
 
 
 def test_what_belongs_is_let_in(manifest: Any, terms: Any) -> None:
@@ -86,16 +100,58 @@ def test_another_update_of_the_same_device_is_refused(manifest: Any, terms: Any)
     assert verdict(manifest, terms, held_uid="1" * 32) is Refusal.SECOND_UPDATE
 
 
+def test_a_device_with_too_many_open_updates_waits(manifest: Any, terms: Any) -> None:
+    assert verdict(manifest, terms, open_updates=3) is Refusal.QUOTA_OPEN
+    assert verdict(manifest, terms, open_updates=2) is None
+
+
+def test_only_quotas_and_a_quarantine_pass() -> None:
+    assert {refusal.value for refusal in Refusal if refusal.passes} == {
+        "quota-rate",
+        "quota-bytes",
+        "quota-open",
+        "quota-disk",
+        "cloned",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"invited": frozenset({"other"})}, Refusal.NOT_SELECTED),
+        ({"update_bytes": 600}, Refusal.OVERSIZED),
+    ],
+)
+def test_a_late_update_is_admitted_by_the_terms_of_its_own_round(
+    manifest: Any, terms: Any, changes: Any, reason: Any
+) -> None:
+    open_terms = replace(terms, round_id=5, invited=frozenset(), update_bytes=500)
+    assert verdict(manifest, open_terms) is Refusal.ROUND
+    assert is_too_late(manifest, client_id="dev", terms=open_terms)
+    taking = replace(open_terms, earlier={3: replace(terms, **changes)})
+    assert verdict(manifest, taking) is reason
+    assert not is_too_late(manifest, client_id="dev", terms=taking)
+    assert verdict(replace(manifest, base_version=4), taking) in {reason, Refusal.BASE_VERSION}
+    assert verdict(manifest, taking, held_uid="1" * 32) in {reason, Refusal.SECOND_UPDATE}
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_staleness_takes_weight_as_fedbuff_does(manifest: Any, terms: Any, staleness: int) -> None:
+    later = replace(terms, round_id=3 + staleness)
+    assert later.weight(replace(manifest, num_examples=4)) == 4 / math.sqrt(1 + staleness)
+
+
 def test_a_uid_that_is_not_the_manifest_s_is_refused(manifest: Any, terms: Any) -> None:
     assert verdict(manifest, terms, uid="0" * 32) is Refusal.UID
 
 
 def test_only_earlier_rounds_of_this_run_are_late(manifest: Any, terms: Any) -> None:
     earlier = replace(manifest, round_id=2)
-    assert is_late(earlier, client_id="dev", terms=terms)
-    assert not is_late(manifest, client_id="dev", terms=terms)
-    assert not is_late(earlier, client_id="other", terms=terms)
-    assert not is_late(replace(earlier, run="b" * 32), client_id="dev", terms=terms)
+    assert is_too_late(earlier, client_id="dev", terms=terms)
+    assert not is_too_late(manifest, client_id="dev", terms=terms)
+    assert not is_too_late(earlier, client_id="other", terms=terms)
+    assert not is_too_late(replace(earlier, run="b" * 32), client_id="dev", terms=terms)
 
 
 def test_the_claim_of_examples_is_capped(manifest: Any, terms: Any) -> None:

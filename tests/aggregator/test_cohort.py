@@ -34,7 +34,7 @@ def test_a_device_arrives_when_it_comes_online_resumes_or_restarts() -> None:
     assert not presence.receive("a", status(DeviceState.PAUSED))
     assert presence.receive("a", status(DeviceState.IDLE))
     assert presence.receive("a", status(DeviceState.IDLE, "after a restart"))
-    assert not presence.receive("a", status(DeviceState.LOST))
+    assert not presence.receive("a", status(DeviceState.LOST, "after a restart"))
     assert presence.receive("a", status(DeviceState.IDLE, "after a restart"))
 
 

@@ -19,6 +19,21 @@ LEAST = {
 }
 
 
+def test_names_and_folders_are_a_configuration() -> None:
+    names = {key: LEAST[key] for key in ("federation", "state_dir", "initial_adapter")}
+    least = AggregatorConfig.model_validate(names)
+    assert (least.rounds, least.goal, least.quorum, least.deadline_s) == (20, 4, 2, 1800.0)
+    assert least.over_selection > 1.0
+
+
+@pytest.mark.parametrize(("goal", "quorum"), [(1, 1), (2, 1), (3, 2), (10, 5), ("7", 4)])
+def test_the_quorum_is_half_the_goal_where_it_is_not_given(goal: Any, quorum: int) -> None:
+    values = {key: value for key, value in LEAST.items() if key != "quorum"}
+    assert AggregatorConfig.model_validate(values | {"goal": goal}).quorum == quorum
+    with pytest.raises(ValidationError, match="goal"):
+        AggregatorConfig.model_validate(values | {"goal": "many"})
+
+
 def config(**changes: Any) -> AggregatorConfig:
     return AggregatorConfig.model_validate(LEAST | changes)
 
@@ -84,3 +99,29 @@ def test_the_budget_may_follow_the_rounds() -> None:
     following = config(rounds=3, bits_per_coordinate={"first": 0.1, "last": 0.4})
     sizes = [following.budget_bytes(80_000, round_id=round_id) for round_id in (1, 2, 3, 4)]
     assert sizes == [1000, 2000, 4000, 4000]
+
+
+def test_a_budget_may_be_cut_to_a_least_that_is_never_above_it() -> None:
+    assert config().least_bytes(80_000, round_id=1) == 500
+    assert config(min_bits_per_coordinate=0.1).least_bytes(80_000, round_id=1) == 1000
+    assert config(bits_per_coordinate=0.01).least_bytes(80_000, round_id=1) == 100
+    assert config(codec="fp32").least_bytes(80_000, round_id=1) is None
+    with pytest.raises(ValidationError, match="min_bits_per_coordinate"):
+        config(codec="fp32", min_bits_per_coordinate=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"late": "keep"},
+        {"max_staleness": 0},
+        {"max_staleness": 33},
+        {"norm_factor": 0.5},
+        {"norm_policy": "warn"},
+        {"quota_segments_per_s": 0},
+        {"max_open_updates": 0},
+    ],
+)
+def test_policies_and_quotas_that_cannot_be_are_refused(changes: Any) -> None:
+    with pytest.raises(ValidationError):
+        config(**changes)

@@ -8,11 +8,13 @@ import pytest
 
 from transport import control
 from transport.control import (
+    DeviceState,
     ModelStatus,
+    RoundStatus,
     ServiceState,
     ServiceStatus,
 )
-from transport.topics import CoordStatus, Model
+from transport.topics import Alert, CoordStatus, DeviceTopic, Model, RoundNow
 
 
 def test_the_final_evaluation_is_the_token_weighted_word_of_all_devices(make_rig: Any) -> None:
@@ -94,3 +96,68 @@ def test_a_finished_run_stays_finished_after_a_restart(make_rig: Any) -> None:
     assert a.evaluated == [1]
     status = control.decode(ModelStatus, rig.said(Model)[-1][1])
     assert status.eval_loss == 1.5
+
+
+def stalled(rig: Any) -> control.AlertNotice | None:
+    payload = rig.said(Alert, code="stalled")[-1][1]
+    return control.decode(control.AlertNotice, payload) if payload else None
+
+
+def test_a_device_without_progress_is_named_on_the_monitoring_topics(make_rig: Any) -> None:
+    rig = make_rig(rounds=1, deadline_s=600.0, stall_s=60.0, answer_timeout_s=30.0).start()
+    a, b = rig.add("a", "b")
+    b.most_segments = 1
+    a.join()
+    b.join()
+    rig.settle()
+    b.status(DeviceState.UPLOADING)
+    rig.advance(70.0)
+    notice = stalled(rig)
+    assert notice is not None
+    assert notice.text == "no progress: b uploading"
+    assert control.decode(RoundStatus, rig.said(RoundNow)[-1][1]).stalled == 1
+    b.most_segments = None
+    rig.finish()
+    rig.advance(1.0)
+    assert stalled(rig) is None
+
+
+def test_steps_that_are_told_are_progress(make_rig: Any) -> None:
+    rig = make_rig(rounds=1, deadline_s=600.0, stall_s=60.0, answer_timeout_s=500.0).start()
+    devices = rig.add("a", "b", silent=True)
+    for device in devices:
+        device.join()
+        device.status(DeviceState.TRAINING)
+    for _ in range(9):
+        rig.advance(50.0)
+        rig.say(DeviceTopic("a", "progress"), b"{not read at all")
+    rig.settle()
+    notice = stalled(rig)
+    assert notice is not None
+    assert notice.text == "no progress: b training"
+
+
+def test_silent_devices_are_named_and_a_round_that_is_over_clears_the_alert(make_rig: Any) -> None:
+    rig = make_rig(rounds=1, deadline_s=600.0, stall_s=60.0, answer_timeout_s=20.0).start()
+    a, b = rig.add("a", "b")
+    b.silent = True
+    a.join()
+    b.join()
+    rig.advance(90.0)
+    notice = stalled(rig)
+    assert notice is not None
+    assert notice.text == "no progress: b silent"
+    b.silent = False
+    b.status(DeviceState.OFFLINE)
+    b.join()
+    rig.finish()
+    rig.advance(1.0)
+    assert stalled(rig) is None
+
+
+def test_the_status_names_run_and_epoch(make_rig: Any) -> None:
+    rig = make_rig().start()
+    status = control.decode(ServiceStatus, rig.said(CoordStatus)[-1][1])
+    assert (status.run, status.epoch) == (rig.state.run.run, 1)
+    will = control.decode(ServiceStatus, rig.link.will.payload)
+    assert (will.run, will.epoch, will.session) == (status.run, 1, status.session)

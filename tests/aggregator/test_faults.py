@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -66,7 +67,16 @@ def test_any_faults_end_with_a_finished_run_that_counts_every_device_once(
     make_rig: Any, seed: int
 ) -> None:
     rng = random.Random(seed)
-    rig = make_rig(rounds=5, goal=3, quorum=2, over_selection=1.3, answer_timeout_s=20.0).start()
+    late = ("stale", "stale", "merge", "drop")[seed % 4]
+    rig = make_rig(
+        rounds=5,
+        goal=3,
+        quorum=2,
+        over_selection=1.3,
+        answer_timeout_s=20.0,
+        late=late,
+        max_staleness=2,
+    ).start()
     for device in rig.add(*NAMES):
         hinder(device, rng)
         device.join()
@@ -87,23 +97,54 @@ def test_any_faults_end_with_a_finished_run_that_counts_every_device_once(
     for summary in rig.summaries():
         flat = flat + mean_of(rig, summary)
     np.testing.assert_allclose(rig.adapter(5), flat, rtol=0, atol=1e-6)
+    everybody_was_told_what_counts(rig, late)
+
+
+def updates_of(rig: Any) -> dict[str, tuple[Any, int, Any]]:
+    """uid → device, round and update, of all that were ever made."""
+    return {
+        update.uid: (device, round_id, update)
+        for device in rig.devices.values()
+        for round_id, update in device.updates.items()
+    }
 
 
 def mean_of(rig: Any, summary: Any) -> np.ndarray:
-    """The mean that the receipts speak of, from what the devices had encoded."""
-    round_id = summary["round_id"]
-    deltas = []
-    for device in rig.devices.values():
-        update = device.updates.get(round_id)
-        receipt = device.receipts.get(update.uid) if update else None
-        assert update is None or receipt is not None, "an update without a last word"
-        if receipt and receipt.state in {ReceiptState.ACCEPTED, ReceiptState.PARTIAL}:
-            delta = np.zeros_like(update.delta)
-            each = (len(update.bodies[0]) - 36) // 4
-            for index in receipt.accepted:
-                delta[index * each : (index + 1) * each] = update.delta[
-                    index * each : (index + 1) * each
-                ]
-            deltas.append(delta)
-    assert len(deltas) == summary["participants"]
-    return np.mean(deltas, axis=0)
+    """The mean over the frozen set, from what the devices had encoded."""
+    deltas, weights, stale = [], [], 0
+    known = updates_of(rig)
+    for frozen in rig.frozen[summary["round_id"]]:
+        _, round_id, update = known[frozen.uid]
+        staleness = summary["round_id"] - round_id
+        assert 0 <= staleness <= 2
+        stale += staleness > 0
+        delta = np.zeros_like(update.delta)
+        each = (len(update.bodies[0]) - 36) // 4
+        for index in frozen.accepted:
+            delta[index * each : (index + 1) * each] = update.delta[
+                index * each : (index + 1) * each
+            ]
+        deltas.append(delta)
+        weights.append(10 / math.sqrt(1 + staleness))
+    assert (len(deltas), stale) == (summary["participants"], summary["stale"])
+    assert len(deltas) - stale >= 2, "a quorum is one of updates of the round"
+    return np.average(np.stack(deltas).astype(np.float64), axis=0, weights=weights)
+
+
+def everybody_was_told_what_counts(rig: Any, late: str) -> None:
+    """Each update has one last word, and its segments are in one mean or in none."""
+    counted = {update.uid: update.accepted for updates in rig.frozen.values() for update in updates}
+    assert sum(len(updates) for updates in rig.frozen.values()) == len(counted)
+    reason = "dropped" if late == "drop" else "late"
+    for uid, (device, _, update) in updates_of(rig).items():
+        receipt = device.receipts[uid]
+        assert receipt.accepted == counted.get(uid, frozenset())
+        if uid not in counted:
+            assert (receipt.state, receipt.reason) == (ReceiptState.LATE, reason)
+        else:
+            complete = len(receipt.accepted) == len(update.bodies)
+            assert receipt.state is (ReceiptState.ACCEPTED if complete else ReceiptState.PARTIAL)
+    if late != "stale":
+        assert not any(summary["stale"] for summary in rig.summaries())
+    dropped = sum(summary["dropped"] for summary in rig.summaries())
+    assert dropped == 0 or late == "drop"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.fedavg import Average, ClientUpdate, federated_average
+from aggregator.norms import NormPolicy
 from codec.codec import Budget
 from codec.layout import Layout
 from codec.registry import codec_named
@@ -166,3 +167,51 @@ def test_partial_exchangeable_updates_leave_the_mean_unbiased() -> None:
     error = total / tries - delta
     # An unbiased mean of so many tries errs by the root of variance / tries, and by no more.
     assert float(np.linalg.norm(error) / np.linalg.norm(delta)) < 3 / tries**0.5
+
+
+def long_and_short(codec: str = "fp32") -> list[ClientUpdate]:
+    rng = np.random.default_rng(5)
+    updates = []
+    for number, scale in enumerate((1.0, 50.0, 2.0)):
+        delta = (scale * rng.normal(0, 0.01, LAYOUT.size)).astype(np.float32)
+        update_bytes = None if codec == "fp32" else 4 * LAYOUT.size
+        budget = Budget(update_bytes=update_bytes, segment_bytes=96)
+        bodies = codec_named(codec).encode(delta, None, layout=LAYOUT, budget=budget, seed=1)
+        updates.append(ClientUpdate(f"{number}", 1.0, len(bodies), dict(enumerate(bodies))))
+    return updates
+
+
+def bounded(updates: Any, bound: float | None, policy: NormPolicy) -> Average:
+    return federated_average(
+        updates,
+        codec=codec_named("fp32"),
+        layout=LAYOUT,
+        max_delta_abs=100.0,
+        norm_bound=bound,
+        norm_policy=policy,
+    )
+
+
+def test_an_update_above_the_bound_is_scaled_down_to_it() -> None:
+    updates = long_and_short()
+    deltas = [
+        decode("fp32", update.segments, layout=LAYOUT, segment_count=update.segment_count)
+        for update in updates
+    ]
+    result = bounded(updates, 1.0, NormPolicy.CLIP)
+    deltas[1] = deltas[1] / np.linalg.norm(deltas[1])
+    np.testing.assert_allclose(result.mean, np.mean(deltas, axis=0), rtol=1e-5, atol=1e-9)
+    assert (result.included, result.clipped) == (("0", "1", "2"), ("1",))
+    assert result.norms["1"] == 1.0
+    assert result.norms["0"] == pytest.approx(np.linalg.norm(deltas[0]))
+
+
+def test_an_update_above_the_bound_is_refused_where_that_is_the_policy() -> None:
+    result = bounded(long_and_short(), 1.0, NormPolicy.REFUSE)
+    assert (result.included, dict(result.refused)) == (("0", "2"), {"1": "norm"})
+    assert sorted(result.norms) == ["0", "2"]
+
+
+def test_without_a_bound_nothing_is_clipped() -> None:
+    result = bounded(long_and_short(), None, NormPolicy.REFUSE)
+    assert (len(result.included), result.clipped) == (3, ())

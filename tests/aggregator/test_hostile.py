@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator import quotas
 from aggregator.admission import Refusal
 from codec.segment import HEADER_BYTES
 from transport import control, frame
@@ -377,3 +378,110 @@ def test_missing_adapter_segments_are_repeated_at_most_once_per_interval(rig: An
     rig.say(ModelWant("b", 0), AdapterWant(None))
     rig.settle()
     assert len(rig.said(ModelSegment, version=0)) > before + 2
+
+
+def test_a_flood_is_refused_before_it_is_unpacked_and_costs_nobody_else_anything(
+    make_rig: Any,
+) -> None:
+    rig = make_rig(
+        goal=2, quorum=2, rounds=1, quota_segments_per_s=5.0, quota_burst_segments=40
+    ).start()
+    for device in rig.add("a", "b"):
+        device.join()
+    evil = rig.add("evil")[0]
+    evil.online = True
+    for index in range(200):
+        rig.say(UpSegment("evil", "0" * 32, index), b"no frame")
+    rig.finish()
+    refused = rig.summaries()[0]["refused"]
+    assert refused["quota-rate"] == 160
+    assert rig.summaries()[0]["participants"] == 2
+    assert rig.said(Alert, code="refused-quota-rate")
+
+
+def test_an_honest_device_that_meets_a_quota_loses_time_and_nothing_else(make_rig: Any) -> None:
+    """Even its manifest may be kept out: there is no receipt that would free the update."""
+    rig = make_rig(
+        goal=2,
+        quorum=2,
+        rounds=1,
+        deadline_s=5000.0,
+        quota_segments_per_s=0.05,
+        quota_burst_segments=2,
+    ).start()
+    a, b = rig.add("a", "b")
+    a.join()
+    b.join()
+    rig.finish()
+    rig.advance(700.0)
+    for device in (a, b):
+        (receipt,) = device.receipts.values()
+        assert receipt.state is ReceiptState.ACCEPTED
+    assert rig.summaries()[0]["refused"]["quota-rate"] > 0
+
+
+def test_more_bytes_than_a_round_s_updates_can_take_are_refused(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "MIN_ROUND_BYTES", 1)
+    rig = make_rig(goal=2, quorum=1, rounds=1, min_devices=2, quota_round_factor=2.0).start()
+    a, b = rig.add("a", "b")
+    b.silent = True
+    a.most_segments = 3
+    a.join()
+    b.join()
+    rig.settle()
+    update = a.updates[1]
+    for _ in range(200):
+        rig.say(UpSegment("a", update.uid, 0), Segment(update.bodies[0]))
+    rig.run_until(lambda: rig.service._coordinator.state.value != "training")
+    assert rig.summaries()[0]["refused"]["quota-bytes"] > 100
+    assert rig.summaries()[0]["partial"] == 1
+
+
+@pytest.mark.parametrize("policy", ["clip", "refuse"])
+def test_an_update_far_longer_than_those_before_is_clipped_or_refused(
+    make_rig: Any, update_maker: Any, crash: Any, policy: str
+) -> None:
+    """And a crash between the freezing and the commit makes the same bytes again."""
+    rigs = []
+    for crashes in (False, True):
+        rig = make_rig(goal=4, quorum=3, min_devices=4, rounds=4, norm_policy=policy).start()
+
+        def grown(*, round_id: int, **script: Any) -> Any:
+            update = update_maker(round_id=round_id, **script)
+            if round_id < 4:
+                return update
+            return update_maker(round_id=round_id, **script, delta=update.delta * 90)
+
+        for device in rig.add("a", "b", "c", "evil"):
+            device.make = grown if device.client_id == "evil" else update_maker
+            device.join()
+
+        def crash_at(where: str, rig: Any = rig) -> None:
+            if where == "after store.freeze" and 4 in rig.frozen:
+                raise crash
+
+        if crashes:
+            rig.crash_at = crash_at
+            with pytest.raises(crash):
+                rig.finish()
+            rig.crash_at = lambda _: None
+            rig.restart()
+        rig.finish()
+        rig.advance(400.0)
+        rigs.append(rig)
+    whole, again = rigs
+    # The run's id differs, and with it the order of the sum.
+    np.testing.assert_allclose(whole.adapter(4), again.adapter(4), rtol=0, atol=1e-8)
+    summary = whole.summaries()[3]
+    step = np.linalg.norm(whole.adapter(4) - whole.adapter(3))
+    receipt = whole.devices["evil"].receipts[whole.devices["evil"].updates[4].uid]
+    if policy == "clip":
+        assert (summary["participants"], summary["clipped"]) == (4, 1)
+        assert receipt.state is ReceiptState.ACCEPTED
+        assert step < 10 * 0.15
+    else:
+        assert (summary["participants"], summary["refused"]) == (3, {"norm": 1})
+        assert (receipt.state, receipt.reason) == (ReceiptState.REFUSED, "norm")
+        assert step < 0.2

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.inbound import Inbound, Unreadable, read
+from aggregator.admission import Refusal
+from aggregator.inbound import Inbound, Stepped, Unreadable, read
 from transport import control, frame
 from transport.control import DeviceState, DeviceStatus, EvalResponse, TrainResponse
 from transport.messages import AdapterWant, Segment
@@ -55,6 +56,17 @@ def test_a_manifest_is_read(update_maker: Any) -> None:
     assert inbound.message == update.manifest
 
 
+def test_progress_is_a_sign_of_life_whatever_it_says() -> None:
+    inbound = take(DeviceTopic("dev", "progress"), b"{not read")
+    assert (inbound.client_id, inbound.message) == ("dev", Stepped())
+
+
+def test_only_what_is_published_now_is_fresh() -> None:
+    topic = TOPICS.topic(DeviceTopic("dev", "status"))
+    for fresh in (True, False):
+        assert read(TOPICS, topic, b"", qos=1, mqtt_version="5", fresh=fresh).fresh is fresh
+
+
 def test_a_cleared_status_is_a_message_as_well() -> None:
     inbound = take(DeviceTopic("dev", "status"), b"")
     assert (inbound.client_id, inbound.message) == ("dev", None)
@@ -85,3 +97,30 @@ def test_every_prefix_of_a_manifest_is_unreadable(update_maker: Any) -> None:
     payload = frame.encode(update.manifest)
     for end in range(len(payload)):
         assert isinstance(take(UpManifest("dev", update.uid), payload[:end]), Unreadable)
+
+
+@pytest.mark.parametrize("address", [UpManifest("dev", UID), UpSegment("dev", UID, 3)])
+def test_a_quota_keeps_an_upload_out_before_it_is_unpacked(address: Any) -> None:
+    topic, payload = TOPICS.topic(address), b"no frame at all"
+    size = publish_size(topic, len(payload), qos=1, mqtt_version="5")
+    asked: list[Any] = []
+
+    def meter(client_id: str, packet_bytes: int) -> Refusal:
+        asked.append((client_id, packet_bytes))
+        return Refusal.QUOTA_RATE
+
+    refused = read(TOPICS, topic, payload, qos=1, mqtt_version="5", meter=meter)
+    assert isinstance(refused, Unreadable)
+    assert (refused.client_id, refused.reason) == ("dev", "quota-rate")
+    assert refused.upload_bytes == size
+    assert asked == [("dev", size)]
+
+
+def test_nothing_but_uploads_is_metered() -> None:
+    def meter(client_id: str, packet_bytes: int) -> Refusal:
+        raise AssertionError((client_id, packet_bytes))
+
+    topic = TOPICS.topic(ModelWant("dev", 3))
+    assert read(
+        TOPICS, topic, frame.encode(AdapterWant(None)), qos=1, mqtt_version="5", meter=meter
+    )

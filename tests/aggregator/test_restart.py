@@ -10,9 +10,10 @@ import pytest
 
 from aggregator import state_folder
 from aggregator.journal import RoundState
-from transport import control
+from transport import control, frame
 from transport.control import ModelStatus, RoundStatus, TrainResponse
-from transport.topics import Alert, Command, Model, Response, RoundNow
+from transport.messages import Receipt
+from transport.topics import Alert, Command, Down, Model, Response, RoundNow, UpManifest
 
 EFFECTS = [
     (f"{when} {effect}", occurrence)
@@ -148,20 +149,157 @@ def test_a_crash_while_updates_are_refused_settles_them_once(
     assert a.trained == [1]
 
 
-def test_the_open_round_goes_on_with_its_cohort_and_a_full_deadline(make_rig: Any) -> None:
-    rig = make_rig(goal=2, quorum=2, min_devices=3, rounds=1, answer_timeout_s=1000.0).start()
+@pytest.mark.parametrize(
+    ("ran_s", "left_s"),
+    [
+        (65.0, 140.0),  # 60 s of it were saved: a crash gives back less than half a minute
+        (190.0, 30.0),  # devices have the time to come back
+    ],
+)
+def test_the_open_round_goes_on_with_its_cohort_and_what_is_left_of_its_deadline(
+    make_rig: Any, ran_s: Any, left_s: Any
+) -> None:
+    rig = make_rig(
+        goal=2, quorum=2, min_devices=3, rounds=1, answer_timeout_s=1000.0, deadline_s=200.0
+    ).start()
     devices = rig.add("a", "b", "c", silent=True)
     for device in devices:
         device.join()
     rig.settle()
     asked = {address.client_id for address, _ in rig.said(Command, name="train")}
-    rig.advance(50.0)
+    rig.advance(ran_s)
     rig.published.clear()
     rig.restart()
     rig.settle()
     assert {address.client_id for address, _ in rig.said(Command, name="train")} == asked
     status = control.decode(RoundStatus, rig.said(RoundNow)[-1][1])
-    assert (status.round_id, status.deadline_s) == (1, 60.0)
+    assert (status.round_id, status.deadline_s) == (1, left_s)
+
+
+def test_a_round_that_crashes_again_and_again_ends_all_the_same(make_rig: Any) -> None:
+    """Every restart costs at least the grace, and gives back less than that."""
+    rig = make_rig(rounds=1, quorum=1, min_devices=2, deadline_s=600.0).start()
+    a, b = rig.add("a", "b")
+    b.most_segments = 1
+    b.silent = True
+    a.join()
+    b.join()
+    for _ in range(100):
+        if rig.current() == 1:
+            break
+        rig.advance(31.0)
+        rig.restart()
+    assert rig.now < 1000.0 + 700.0
+    assert rig.summaries()[0]["participants"] == 1
+
+
+def begin_with_a_late_one(make_rig: Any, update_maker: Any, *, heals: bool) -> Any:
+    """Round 1 ends without any of c's update; round 2 lasts until its deadline."""
+    rig = make_rig(
+        goal=2, quorum=2, min_devices=3, over_selection=1.5, rounds=3, segment_bytes=128
+    ).start()
+    devices = rig.add("a", "b", "c")
+    a, b, c = devices
+    c.most_segments = 0
+
+    def make(*, client_id: str, round_id: int, **script: Any) -> Any:
+        if round_id == 2 and client_id == "c" and heals:
+            c.most_segments = None
+            c.reconnect()
+        elif round_id == 2:
+            rig.devices[client_id].most_segments = 1
+        elif round_id == 3:
+            a.most_segments = b.most_segments = None
+        return update_maker(client_id=client_id, round_id=round_id, **script)
+
+    for device in devices:
+        device.make, device.num_examples = make, ord(device.client_id)
+        device.join()
+    return rig
+
+
+LATE_EFFECTS = [
+    (f"{when} {effect}", occurrence)
+    for effect, occurrences in (
+        ("store.write", (4, 6, 8, 10, 12)),
+        ("store.freeze", (1, 2)),
+        ("state.commit", (1, 2)),
+        ("store.commit", (1, 2)),
+    )
+    for when in ("before", "after")
+    for occurrence in occurrences
+]
+
+
+@pytest.mark.parametrize(("label", "occurrence"), LATE_EFFECTS)
+def test_a_crash_changes_no_byte_of_a_round_with_a_late_update(
+    make_rig: Any, update_maker: Any, crash: Any, label: Any, occurrence: Any
+) -> None:
+    rig = begin_with_a_late_one(make_rig, update_maker, heals=True)
+    seen = 0
+
+    def crash_at(where: Any) -> None:
+        nonlocal seen
+        seen += where == label
+        if seen == occurrence and where == label:
+            raise crash
+
+    rig.crash_at = crash_at
+    with pytest.raises(crash):
+        rig.finish()
+    rig.crash_at = lambda _: None
+    rig.restart()
+    rig.finish()
+    rig.advance(400.0)
+    flat = rig.initial
+    known = {u.uid: (n, u) for d in rig.devices.values() for n, u in d.updates.items()}
+    counted: list[str] = []
+    for round_id in (1, 2, 3):
+        deltas, weights = [], []
+        for frozen in rig.frozen[round_id]:
+            made_in, update = known[frozen.uid]
+            delta = np.zeros_like(update.delta, dtype=np.float64)
+            each = (len(update.bodies[0]) - 36) // 4
+            for index in frozen.accepted:
+                span = slice(index * each, (index + 1) * each)
+                delta[span] = update.delta[span]
+            deltas.append(delta)
+            weights.append(update.manifest.num_examples / np.sqrt(1 + round_id - made_in))
+            counted.append(frozen.uid)
+        flat = (flat + np.average(np.stack(deltas), axis=0, weights=weights)).astype(np.float32)
+    np.testing.assert_allclose(rig.adapter(3), flat, rtol=0, atol=1e-7)
+    assert len(counted) == len(set(counted))
+    c = rig.devices["c"]
+    assert c.updates[1].uid in {update.uid for update in rig.frozen[2]}
+    receipt = c.receipts[c.updates[1].uid]
+    assert receipt.accepted == frozenset(range(len(c.updates[1].bodies)))
+    assert [summary["stale"] for summary in rig.summaries()][1] == 1
+    assert rig.summaries()[0]["late"] == 1
+    assert all(device.receipts.keys() == device.senders.keys() for device in rig.devices.values())
+
+
+def test_after_a_restart_a_late_update_is_let_in_by_the_terms_of_its_own_round(
+    make_rig: Any, update_maker: Any
+) -> None:
+    """Who was not asked then is refused, and so is a second one of who has delivered."""
+    rig = begin_with_a_late_one(make_rig, update_maker, heals=False)
+    c = rig.devices["c"]
+    rig.run_until(lambda: rig.current() == 1)
+    rig.settle()
+    rig.restart()
+    rig.settle()
+    run = rig.state.run.run
+    rig.add("x")
+    for name, reason in (("x", "not-selected"), ("a", "second-update"), ("c", "second-update")):
+        update = update_maker(client_id=name, run=run, round_id=1, seq=99)
+        rig.say(UpManifest(name, update.uid), update.manifest)
+        rig.settle()
+        (payload,) = {payload for _, payload in rig.said(Down, uid=update.uid)}
+        assert frame.decode(Receipt, payload).reason == reason
+    c.most_segments = None
+    c.come_back()
+    rig.finish()
+    assert c.receipts[c.updates[1].uid].state.value == "accepted"
 
 
 def test_a_round_that_a_refusal_closes_is_frozen_in_one_transaction(

@@ -8,7 +8,7 @@ import pytest
 
 import aggregator.snapshot as snapshot_file
 from aggregator.adapter_folder import BadAdapter, read_adapter
-from aggregator.snapshot import make_snapshot
+from aggregator.snapshot import delta_frames, whole_frames
 from codec.update import decode
 from transport import frame, limits
 from transport.messages import AdapterManifest, Segment
@@ -20,9 +20,11 @@ def test_a_device_can_build_the_adapter_bit_by_bit_from_what_is_published(
     initial_adapter: Any,
 ) -> None:
     adapter = read_adapter(initial_adapter)
-    shown = make_snapshot(adapter, run=RUN, version=4, segment_bytes=128)
-    manifest = frame.decode(AdapterManifest, shown.whole.manifest)
-    bodies = [frame.decode(Segment, payload).body for payload in shown.whole.segments]
+    shown = whole_frames(adapter, run=RUN, version=4, segment_bytes=128)
+    manifest = frame.decode(AdapterManifest, shown.manifest)
+    bodies = [
+        frame.decode(Segment, shown.segment(index)).body for index in range(len(shown.bodies))
+    ]
     for entry, body in zip(manifest.segments, bodies, strict=True):
         assert (entry.length, entry.sha256) == (len(body), hashlib.sha256(body).digest())
     flat = decode(
@@ -35,8 +37,25 @@ def test_a_device_can_build_the_adapter_bit_by_bit_from_what_is_published(
     assert hashlib.sha256(flat.astype("<f4").tobytes()).digest() == manifest.sha256
     assert dict(manifest.layout) == {tensor.name: tensor.shape for tensor in adapter.layout.tensors}
     assert (manifest.run, manifest.version, manifest.adapter_config) == (RUN, 4, adapter.config)
-    assert (shown.facts.version, shown.facts.segments) == (4, len(bodies))
-    assert shown.facts.size_bytes == sum(len(body) for body in bodies)
+    assert shown.size_bytes == sum(len(body) for body in bodies)
+
+
+def test_a_delta_names_the_version_that_it_makes(initial_adapter: Any) -> None:
+    adapter = read_adapter(initial_adapter)
+    digest = hashlib.sha256(b"the version after").digest()
+    shown = delta_frames(
+        adapter, run=RUN, version=5, sha256=digest, codec="fstq+", bodies=(b"one", b"two two")
+    )
+    manifest = frame.decode(AdapterManifest, shown.manifest)
+    assert (manifest.version, manifest.sha256, manifest.codec) == (5, digest, "fstq+")
+    assert [entry.length for entry in manifest.segments] == [3, 7]
+    assert [
+        frame.decode(Segment, shown.segment(index)).body for index in range(len(shown.bodies))
+    ] == [
+        b"one",
+        b"two two",
+    ]
+    assert shown.size_bytes == 10
 
 
 def test_an_adapter_of_too_many_segments_names_the_settings(
@@ -44,7 +63,7 @@ def test_an_adapter_of_too_many_segments_names_the_settings(
 ) -> None:
     monkeypatch.setattr(snapshot_file.limits, "MAX_SEGMENTS", 2)
     with pytest.raises(BadAdapter, match="raise segment_bytes"):
-        make_snapshot(read_adapter(initial_adapter), run=RUN, version=0, segment_bytes=128)
+        whole_frames(read_adapter(initial_adapter), run=RUN, version=0, segment_bytes=128)
 
 
 def test_a_manifest_that_fits_no_packet_is_an_error(
@@ -52,4 +71,4 @@ def test_a_manifest_that_fits_no_packet_is_an_error(
 ) -> None:
     monkeypatch.setattr(limits, "MAX_FRAME_BYTES", 100)
     with pytest.raises(BadAdapter, match="does not fit"):
-        make_snapshot(read_adapter(initial_adapter), run=RUN, version=0, segment_bytes=512)
+        whole_frames(read_adapter(initial_adapter), run=RUN, version=0, segment_bytes=512)

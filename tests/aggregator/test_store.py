@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aggregator.journal import RoundRecord, RoundState, Snapshot, Tally
+from aggregator.journal import EARLIER_ROUNDS, RoundRecord, RoundState, Snapshot, Tally
 from aggregator.outputs import (
     Commit,
     Freeze,
@@ -163,6 +164,44 @@ def test_a_committed_round_leaves_its_summary_and_receipts(reopened: Any, update
     assert snapshot.settled[update.uid].receipt == receipt
     reopened().write([SaveRound(RoundRecord(2, 1))])
     assert reopened().load().round == RoundRecord(2, 1)
+
+
+def test_a_late_update_stays_with_its_segments_and_is_settled_under_its_own_round(
+    reopened: Any, update: Any
+) -> None:
+    store = reopened()
+    store.write([JournalManifest(update.uid, update.manifest), SaveRound(RECORD)])
+    store.write([JournalSegment(update.uid, 1, b"x")])
+    store.commit(Commit(state_of(RECORD, RoundState.COMMITTED), 1, {}, SUMMARY))
+    (record,) = reopened().load().updates
+    assert (record.uid, record.held, record.frozen) == (update.uid, {1}, None)
+    receipt = Receipt(1, ReceiptState.PARTIAL, "partial", frozenset({1}), len(update.bodies))
+    second = RoundRecord(2, 1, RoundState.COMMITTED)
+    summary = replace(SUMMARY, round_id=2, version=2)
+    reopened().commit(Commit(second, 2, {update.uid: receipt}, summary))
+    snapshot = reopened().load()
+    assert snapshot.updates == ()
+    assert snapshot.settled[update.uid].round_id == 1
+
+
+def test_a_restart_knows_the_newest_committed_rounds(reopened: Any) -> None:
+    store = reopened()
+    for round_id in range(1, EARLIER_ROUNDS + 4):
+        record = RoundRecord(
+            round_id,
+            1,
+            RoundState.COMMITTED,
+            invited=("a", f"d{round_id}"),
+            barred=("z",),
+            attempt_s=0.1,
+            norms=(1 / 3, float(round_id)),
+        )
+        summary = replace(SUMMARY, round_id=round_id, version=round_id)
+        store.commit(Commit(record, round_id, {}, summary))
+        last = record
+    earlier = reopened().load().earlier
+    assert [record.round_id for record in earlier] == list(range(4, EARLIER_ROUNDS + 4))
+    assert earlier[-1] == last
 
 
 def test_evaluations_belong_to_their_version(reopened: Any) -> None:

@@ -223,6 +223,83 @@ def test_an_update_of_which_nothing_arrived_is_late(make_rig: Any) -> None:
     assert rig.summaries()[0]["late"] == 1
 
 
+@pytest.mark.parametrize("late", ["stale", "merge", "drop"])
+def test_what_becomes_of_a_late_update_is_the_run_s_policy(make_rig: Any, late: str) -> None:
+    rig = make_rig(
+        goal=3, quorum=2, min_devices=3, rounds=4, late=late, max_staleness=2, deadline_s=100.0
+    ).start()
+    a, b, c = rig.add("a", "b", "c")
+    c.most_segments = 0
+    for device in (a, b, c):
+        device.join()
+    rig.run_until(lambda: rig.current() == 1)
+    rig.settle()
+    c.most_segments = None
+    c.come_back()
+    rig.finish()
+    receipt = c.receipts[c.updates[1].uid]
+    first, second, *_ = rig.summaries()
+    assert first["late"] == 1
+    wanted = {
+        "stale": (ReceiptState.ACCEPTED, "", 0, 1),
+        "merge": (ReceiptState.LATE, "late", 0, 0),
+        "drop": (ReceiptState.LATE, "dropped", 1, 0),
+    }
+    told = (receipt.state, receipt.reason, first["dropped"], second["stale"])
+    assert told == wanted[late]
+    # It is no participant that a round waits for, and says nothing of the version before.
+    assert second["participants"] == 3 + second["stale"]
+    assert second["eval_tokens"] == 300
+
+
+def test_an_update_that_never_comes_is_late_when_it_is_too_old(make_rig: Any) -> None:
+    rig = make_rig(
+        goal=3, quorum=2, min_devices=3, rounds=5, max_staleness=2, deadline_s=100.0
+    ).start()
+    a, b, c = rig.add("a", "b", "c")
+    c.most_segments = 0
+    for device in (a, b, c):
+        device.join()
+    rig.run_until(lambda: rig.current() == 2)
+    rig.settle()
+    assert c.receipts == {}
+    rig.finish()
+    rig.advance(400.0)
+    receipts = [c.receipts[c.updates[round_id].uid] for round_id in c.updates]
+    assert {receipt.state for receipt in receipts} == {ReceiptState.LATE}
+    # Rounds 1 and 2 were too old for the rounds 4 and 5, the others had no round to come.
+    assert [summary["late"] for summary in rig.summaries()] == [1, 1, 1, 1, 1]
+    assert not rig.state.store.load().updates
+
+
+def test_late_updates_make_no_quorum(make_rig: Any, update_maker: Any) -> None:
+    """One of round 2 does not decode; the late one that does cannot take its place."""
+    rig = make_rig(goal=2, quorum=2, min_devices=3, over_selection=1.5, rounds=2).start()
+    a, b, c = rig.add("a", "b", "c")
+    c.most_segments = 0
+
+    def too_far(*, round_id: int, **script: Any) -> Any:
+        update = update_maker(round_id=round_id, **script)
+        if round_id == 2:
+            c.most_segments = None
+            c.declines = True
+            c.reconnect()
+            return update_maker(round_id=round_id, **script, delta=update.delta * 1e6)
+        return update
+
+    b.make = too_far
+    for device in (a, b, c):
+        device.join()
+    rig.run_until(lambda: bool(rig.said(Alert, code="refused-magnitude")))
+    counted = {update.uid for update in rig.frozen[2]}
+    assert {a.updates[2].uid, b.updates[2].uid, c.updates[1].uid} == counted
+    assert rig.current() == 1
+    (d,) = rig.add("d")
+    d.join()
+    rig.finish()
+    assert (rig.summaries()[1]["participants"], rig.summaries()[1]["stale"]) == (3, 1)
+
+
 def test_a_manifest_for_a_closed_round_is_late_and_a_repeated_one_gets_its_receipt(
     make_rig: Any, update_maker: Any
 ) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import aggregator.uploads as uploads_file
-from aggregator.admission import Terms
+from aggregator.admission import LatePolicy, Terms
 from aggregator.journal import UpdateRecord
 from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
+from aggregator.quotas import QuotaPolicy, Quotas
 from aggregator.uploads import UploadLate, UploadProgress, UploadRefused, Uploads
 from transport.messages import Have, ReceiptState, Segment, Want
 from transport.topics import Down, UpManifest, UpSegment
@@ -30,6 +33,7 @@ def terms(layout: Any, base_digest: Any) -> Terms:
         update_bytes=10_000,
         segment_bytes=256,
         max_examples=100,
+        max_open=3,
     )
 
 
@@ -38,8 +42,13 @@ def update(update_maker: Any) -> Any:
     return update_maker(client_id="a", run=RUN, round_id=2)
 
 
+def quotas(*, disk_bytes: int = 1 << 20) -> Quotas:
+    return Quotas(QuotaPolicy(1e6, 1000, 16.0, disk_bytes))
+
+
 def make(**changes: Any) -> Any:
-    return Uploads(epoch=3, policy=TransferPolicy(), **changes)
+    values: dict[str, Any] = {"round_id": 2, "late": LatePolicy.MERGE, "quotas": quotas()}
+    return Uploads(epoch=3, policy=TransferPolicy(), **values | changes)
 
 
 def announce(uploads: Any, update: Any, terms: Any, *, client_id: Any = "a", now: Any = 0.0) -> Any:
@@ -162,7 +171,7 @@ def test_the_last_word_is_settled_only_by_the_commit(
     announce(uploads, other, terms, client_id="b")
     store_all(uploads, update)
     frozen = uploads.freeze(terms)
-    receipts = uploads.receipts(frozen, {})
+    receipts = uploads.close(frozen, {}, oldest_taken=3).receipts
     assert {uid: receipt.state for uid, receipt in receipts.items()} == {
         update.uid: ReceiptState.ACCEPTED,
         other.uid: ReceiptState.LATE,
@@ -170,6 +179,7 @@ def test_the_last_word_is_settled_only_by_the_commit(
     told = uploads.committed(receipts)
     assert [publish.address.client_id for publish in told] == ["a", "b"]
     assert uploads.manifests() == {}
+    assert uploads.reconnected(0.0) == told
     assert announce(uploads, update, terms) == [told[0]]
     assert send(uploads, update, 0) == [told[0]]
 
@@ -181,7 +191,8 @@ def test_a_refused_update_leaves_room_for_no_other_word(update: Any, terms: Any)
     uploads.freeze(terms)
     assert uploads.evaluations() == [update.manifest.evaluation]
     assert uploads.evaluations(refused={update.uid}) == []
-    assert uploads.receipts([], {update.uid: "corrupt"})[update.uid].reason == "corrupt"
+    closing = uploads.close([], {update.uid: "corrupt"}, oldest_taken=3)
+    assert closing.receipts[update.uid].reason == "corrupt"
     receipts = uploads.thaw({update.uid: "corrupt"})
     assert receipts[update.uid].state is ReceiptState.REFUSED
     (answer,) = announce(uploads, update, terms)
@@ -215,3 +226,157 @@ def test_a_refusal_is_answered_each_time(update_maker: Any, terms: Any) -> None:
         receipt, refused = announce(uploads, wrong, terms)
         assert receipt.message.reason == "base-model"
         assert isinstance(refused, UploadRefused)
+
+
+# Late updates -----------------------------------------------------------------------------------
+
+
+def taking(terms: Any, **changes: Any) -> Any:
+    """The open round is 4; updates of 2 and 3 may still take part."""
+    earlier = {round_id: replace(terms, round_id=round_id) for round_id in (2, 3)}
+    return replace(terms, round_id=4, earlier=earlier, **changes)
+
+
+def test_a_late_update_is_let_in_and_neither_awaited_nor_evaluated(
+    update: Any, update_maker: Any, terms: Any
+) -> None:
+    uploads = make(round_id=4, late=LatePolicy.STALE)
+    answers = announce(uploads, update, taking(terms))
+    assert [type(answer) for answer in answers] == [JournalManifest, Publish, UploadLate]
+    assert not any(isinstance(answer, UploadProgress) for answer in store_all(uploads, update))
+    assert uploads.arrived() == {}
+    assert uploads.evaluations() == []
+    assert not uploads.is_fresh(update.uid)
+    fresh = update_maker(client_id="a", run=RUN, round_id=4)
+    announce(uploads, fresh, taking(terms))
+    assert store_all(uploads, fresh)[-1] == UploadProgress("a", complete=True)
+    weights = {one.uid: one.weight for one in uploads.freeze(taking(terms))}
+    assert weights == {update.uid: 10 / math.sqrt(3), fresh.uid: 10.0}
+
+
+def test_an_update_of_which_nothing_came_is_carried_until_it_is_too_old(
+    update: Any, terms: Any
+) -> None:
+    uploads = make(late=LatePolicy.STALE)
+    announce(uploads, update, terms)
+    for oldest_taken, late in ((1, 1), (2, 0)):
+        uploads.freeze(terms)
+        closing = uploads.close([], {}, oldest_taken=oldest_taken)
+        assert (dict(closing.receipts), closing.late) == ({}, late)
+        assert uploads.committed(closing.receipts) == []
+    uploads.freeze(terms)
+    closing = uploads.close([], {}, oldest_taken=3)
+    receipt = closing.receipts[update.uid]
+    assert (receipt.state, receipt.reason) == (ReceiptState.LATE, "late")
+    assert (closing.late, closing.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize("policy", [LatePolicy.MERGE, LatePolicy.DROP])
+def test_the_receipt_says_what_becomes_of_a_late_update(
+    update: Any, update_maker: Any, terms: Any, caplog: Any, policy: LatePolicy
+) -> None:
+    reason = "dropped" if policy is LatePolicy.DROP else "late"
+    uploads = make(late=policy)
+    announce(uploads, update, terms)
+    uploads.freeze(terms)
+    caplog.set_level("INFO")
+    closing = uploads.close([], {}, oldest_taken=3)
+    assert closing.receipts[update.uid].reason == reason
+    assert (closing.late, closing.dropped) == (1, int(policy is LatePolicy.DROP))
+    uploads.committed(closing.receipts)
+    other = update_maker(client_id="b", run=RUN, round_id=2)
+    closed = replace(terms, round_id=3)
+    receipt, told = announce(uploads, other, closed, client_id="b")
+    assert receipt.message.reason == reason
+    assert told == UploadLate("b", dropped=policy is LatePolicy.DROP)
+    for each in (update, other):
+        assert any(each.uid in line and reason in line for line in caplog.messages)
+
+
+def test_a_device_delivers_one_update_for_a_round_before_and_after_its_receipt(
+    update: Any, update_maker: Any, terms: Any
+) -> None:
+    """Before the round is committed, while it is late, and when it is too old for any."""
+    another = update_maker(client_id="a", run=RUN, round_id=2, seq=77)
+    uploads = make(late=LatePolicy.STALE)
+    announce(uploads, update, terms)
+    assert announce(uploads, another, terms)[-1].reason == "second-update"
+    store_all(uploads, update)
+    frozen = uploads.freeze(terms)
+    uploads.committed(uploads.close(frozen, {}, oldest_taken=1).receipts)
+    later = replace(terms, round_id=3, earlier={2: terms})
+    assert announce(uploads, another, later)[-1].reason == "second-update"
+    assert announce(uploads, another, replace(terms, round_id=9))[-1].reason == "second-update"
+
+
+def test_a_frozen_round_makes_a_late_update_wait_for_the_next(
+    update_maker: Any, update: Any, terms: Any
+) -> None:
+    uploads = make(late=LatePolicy.STALE)
+    announce(uploads, update, terms)
+    store_all(uploads, update)
+    frozen = uploads.freeze(terms)
+    other = update_maker(client_id="b", run=RUN, round_id=2)
+    assert announce(uploads, other, terms, client_id="b") == []
+    uploads.committed(uploads.close(frozen, {}, oldest_taken=1).receipts)
+    later = replace(terms, round_id=3, earlier={2: terms})
+    assert announce(uploads, other, later, client_id="b")[-1] == UploadLate("b")
+
+
+def test_a_frozen_set_is_the_same_after_a_restart(
+    update: Any, update_maker: Any, terms: Any
+) -> None:
+    fresh = update_maker(client_id="b", run=RUN, round_id=4)
+    uploads = make(round_id=4, late=LatePolicy.STALE)
+    announce(uploads, update, taking(terms))
+    announce(uploads, fresh, taking(terms), client_id="b")
+    store_all(uploads, update)
+    frozen = uploads.freeze(taking(terms))
+    records = [
+        UpdateRecord(update.uid, update.manifest, frozenset({0, 1, 2, 3}), frozen[0].accepted),
+        UpdateRecord(fresh.uid, fresh.manifest, frozenset()),
+    ]
+    restored = make(round_id=4, late=LatePolicy.STALE, updates=records, frozen=True)
+    assert restored.frozen(taking(terms)) == frozen
+
+
+# Quotas -----------------------------------------------------------------------------------------
+
+
+def test_a_device_with_many_open_updates_is_not_answered_until_one_is_settled(
+    update_maker: Any, terms: Any
+) -> None:
+    uploads = make(round_id=4, late=LatePolicy.STALE)
+    few = taking(terms, max_open=2)
+    updates = [update_maker(client_id="a", run=RUN, round_id=round_id) for round_id in (2, 3, 4)]
+    for each in updates[:2]:
+        announce(uploads, each, few)
+    (refused,) = announce(uploads, updates[2], few)
+    assert isinstance(refused, UploadRefused)
+    assert refused.reason == "quota-open"
+    uploads.freeze(few)
+    uploads.committed(uploads.close([], {}, oldest_taken=3).receipts)
+    assert isinstance(announce(uploads, updates[2], few)[0], JournalManifest)
+
+
+def test_what_finds_no_room_in_the_journal_stays_missing_and_comes_again(
+    update: Any, terms: Any
+) -> None:
+    shared = quotas(disk_bytes=len(update.bodies[0]))
+    uploads = make(quotas=shared)
+    announce(uploads, update, terms)
+    assert isinstance(send(uploads, update, 0)[0], JournalSegment)
+    uploads.stored(update.uid, {0}, now=0.0)
+    (refused,) = send(uploads, update, 1)
+    assert refused.reason == "quota-disk"
+    assert send(uploads, update, 0) == []  # held: it takes no room again
+    receipts = uploads.close(uploads.freeze(terms), {}, oldest_taken=3).receipts
+    assert receipts[update.uid].accepted == {0}
+    uploads.committed(receipts)
+    assert shared.disk_bytes == 0
+
+
+def test_the_journal_s_bytes_are_known_again_after_a_restart(update: Any) -> None:
+    shared = quotas()
+    make(quotas=shared, updates=[UpdateRecord(update.uid, update.manifest, frozenset({0, 1}))])
+    assert shared.disk_bytes == len(update.bodies[0]) + len(update.bodies[1])

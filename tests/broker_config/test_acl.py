@@ -27,7 +27,7 @@ def _table(device: str) -> dict[topics.Address, tuple[frozenset[str], frozenset[
     """Address → (who may write it, who may read it), for a device's topics and the shared ones."""
     its = frozenset({device})
     coord = frozenset({"coord"})
-    operator = frozenset({"operator"})  # clears what a retired device left, and alerts
+    operator = frozenset({"operator"})  # clears what who is gone left, and alerts
     return {
         topics.UpManifest(device, UID): (its, coord),
         topics.UpSegment(device, UID, 3): (its, coord),
@@ -38,7 +38,7 @@ def _table(device: str) -> dict[topics.Address, tuple[frozenset[str], frozenset[
         topics.ModelManifest(7, delta=True): (coord, EVERYBODY),
         topics.ModelSegment(7, 2, delta=True): (coord, EVERYBODY),
         topics.ModelWant(device, 7, delta=True): (its, coord),
-        topics.CoordStatus(): (coord, MONITORS),
+        topics.CoordStatus(): (coord | operator, MONITORS | coord),
         topics.CoordRun(): (coord, EVERYBODY),
         topics.RoundNow(): (coord, MONITORS),
         topics.RoundLast(): (coord, MONITORS),
@@ -47,7 +47,7 @@ def _table(device: str) -> dict[topics.Address, tuple[frozenset[str], frozenset[
         topics.DeviceTopic(device, "status"): (its | operator, MONITORS | coord),
         topics.DeviceTopic(device, "info"): (its | operator, MONITORS),
         topics.DeviceTopic(device, "telemetry"): (its, MONITORS),
-        topics.DeviceTopic(device, "progress"): (its, MONITORS),
+        topics.DeviceTopic(device, "progress"): (its, MONITORS | coord),
         topics.Command(device, "train", "1"): (coord, MONITORS | its),
         topics.Response(device, "train", "1"): (its, MONITORS | coord),
     }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from paho.mqtt.enums import LogLevel
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from transport import connection
 from transport.broker import BrokerConfig
 from transport.connection import Connection, Login
-from transport.errors import LinkError, LinkLost, LoginRefused, SessionTakenOver
+from transport.errors import LinkError, LinkLost, LoginRefused, Loss, SessionTakenOver
 from transport.link_events import Delivery, Publication
 
 CONNACK_3 = bytes.fromhex("20020000")
@@ -173,6 +177,7 @@ def test_a_silent_peer_is_given_up(
     error = Held(make_peer(b"", hangs_up=False).port).until_error()
     assert isinstance(error, LinkLost)
     assert "did not answer" in str(error)
+    assert error.cause is Loss.SILENT
 
 
 def test_a_session_that_is_taken_over_is_told(make_peer: Callable[..., Peer]) -> None:
@@ -186,6 +191,7 @@ def test_a_broker_that_says_goodbye_is_lost(make_peer: Callable[..., Peer]) -> N
     error = Held(make_peer(CONNACK_5 + bytes.fromhex("e0028b00")).port, version="5").until_error()
     assert isinstance(error, LinkLost)
     assert "the broker ended it" in str(error)
+    assert error.cause is Loss.BROKER
 
 
 def test_without_filters_the_connection_is_up_with_the_connack(
@@ -244,8 +250,39 @@ def test_a_host_that_does_not_exist_is_lost_with_its_reason() -> None:
     broker = BrokerConfig(host="no-such-host.invalid")
     login = Login(broker=broker, client_id="dev", password=None, tls=None, will=None)
     one = Connection(login, generation=1)
-    with pytest.raises(LinkLost, match=r"\w"):
+    with pytest.raises(LinkLost, match=r"\w") as lost:
         one.hold((), up=lambda: None, deliver=lambda _: None, stopping=threading.Event())
+    assert lost.value.cause is Loss.OFFLINE
+    one.release()
+
+
+def test_what_a_broker_does_to_one_device_it_does_to_all(make_peer: Callable[..., Peer]) -> None:
+    """Such a loss spreads the comeback: connection closed, refused by MQTT, refused by TCP."""
+    closed = Held(make_peer(CONNACK_3).port).until_error()
+    unavailable = Held(make_peer(bytes.fromhex("20020003")).port).until_error()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        refused = Held(sock.getsockname()[1]).until_error()
+    for error in (closed, unavailable, refused):
+        assert isinstance(error, LinkLost)
+        assert error.cause is Loss.BROKER, error
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ECONNRESET, Loss.BROKER),
+        (errno.EPIPE, Loss.BROKER),
+        (errno.ETIMEDOUT, Loss.SILENT),
+        (errno.EHOSTUNREACH, Loss.SILENT),
+        (errno.ENETUNREACH, Loss.OFFLINE),
+    ],
+)
+def test_the_error_of_a_socket_tells_whose_trouble_it_is(number: int, cause: Loss) -> None:
+    one = Held(1).connection
+    one._on_log(one._client, None, LogLevel.MQTT_LOG_ERR, f"failed: [Errno {number}] text")
+    one._disconnected(ReasonCode(PacketTypes.DISCONNECT, identifier=128), by_broker=False)
+    assert one._cause is cause
     one.release()
 
 
@@ -259,3 +296,28 @@ def test_publishing_over_an_ended_connection_is_lost(make_peer: Callable[..., Pe
     held.connection.acknowledge(1)
     held.connection.unsubscribe(["t"])
     held.connection.say_goodbye()
+
+
+PUBLISH_3 = bytes.fromhex("3206 000161 0007 78")  # "x" on topic a, QoS 1, packet identifier 7
+
+
+def test_what_a_known_session_still_has_comes_before_the_answer_to_subscriptions(
+    make_peer: Callable[..., Peer],
+) -> None:
+    """It would come again and again if it had to wait for a SUBACK behind it on a slow link."""
+    peer = make_peer(CONNACK_3_KNOWN, then=PUBLISH_3, hangs_up=False)
+    held = Held(peer.port, filters=("a",), closes_after=2)
+    held.until_error()
+    up, delivery = held.happened
+    assert up == "up"
+    assert isinstance(delivery, Delivery)
+    assert (delivery.topic, delivery.payload) == ("a", b"x")
+
+
+def test_a_session_that_is_not_known_is_up_when_it_is_subscribed(
+    make_peer: Callable[..., Peer],
+) -> None:
+    peer = make_peer(CONNACK_3, then=PUBLISH_3, hangs_up=True)
+    held = Held(peer.port, filters=("a",))
+    assert isinstance(held.until_error(), LinkLost)
+    assert held.happened == []

@@ -26,6 +26,7 @@ from transport.errors import (
     BrokerUnreachable,
     LinkLost,
     LoginRefused,
+    Loss,
     PublishingRefused,
     SessionTakenOver,
 )
@@ -239,6 +240,102 @@ def test_an_unsubscription_while_away_reaches_the_session_that_the_broker_kept(
         link.close()
 
 
+@broker_test
+@Versions
+def test_after_a_cut_only_what_is_unacknowledged_comes_again(
+    version: str, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    """An adapter whose retained segments had come does not come once more."""
+    config = mosquitto.config(mqtt_version=version)
+    sender = make_link(config, "coord")
+    sender.wait_connected(WAIT_S)
+    topics = [*(f"m/s/{index}" for index in range(30)), "state"]
+    for sent in [sender._publish(Publication(name, bytes(500), retain=True)) for name in topics]:
+        sent.wait_for_publish(WAIT_S)
+    link = make_link(config, "dev", "state", receive_maximum=4)
+    link.wait_connected(WAIT_S)
+    link.subscribe("m/s/+")
+    taken = {"state"}
+    while len(taken) < 21:
+        delivery = next_event(link, Delivery)
+        taken.add(delivery.topic)
+        link.acknowledge(delivery)
+    link._publish(Publication("behind-the-acknowledgements", b"")).wait_for_publish(WAIT_S)
+    cut(link)
+    next_event(link, LinkUp)
+    again = []
+    while len(again) < 11:
+        again.append(next_event(link, Delivery))
+        link.acknowledge(again[-1])
+    again += rest(link)
+    assert sorted(delivery.topic for delivery in again) == sorted(
+        ["state", *(f"m/s/{index}" for index in range(30) if f"m/s/{index}" not in taken)]
+    )
+
+
+@broker_test
+@Versions
+def test_a_broker_that_lost_the_session_brings_everything_again(
+    version: str, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    config = mosquitto.config(mqtt_version=version)
+    link = make_link(config, "dev")
+    link.wait_connected(WAIT_S)
+    link.subscribe("m/+")
+    mosquitto.stop()
+    mosquitto.start()
+    sender = make_link(config, "coord")
+    sender.wait_connected(WAIT_S)
+    sender.publish(Publication("m/0", b"x", retain=True))
+    assert next_event(link, Delivery).topic == "m/0"
+
+
+@broker_test
+@Versions
+def test_a_process_that_begins_anew_gets_everything_although_the_session_is_known(
+    version: str, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    """What the process before it was brought may have been lost with its memory."""
+    config = mosquitto.config(mqtt_version=version)
+    sender = make_link(config, "coord")
+    sender.wait_connected(WAIT_S)
+    sender.publish(Publication("m/0", b"x", retain=True))
+    first = make_link(config, "dev")
+    first.wait_connected(WAIT_S)
+    first.subscribe("m/+")
+    first.acknowledge(next_event(first, Delivery))
+    first.close()
+    second = make_link(config, "dev")
+    second.subscribe("m/+")
+    assert next_event(second, LinkUp) == LinkUp(session_present=True)
+    assert next_event(second, Delivery).topic == "m/0"
+
+
+def cut(link: Link) -> None:
+    """Break the connection as a network does; the broker keeps the session."""
+    connection = link._connection
+    assert connection is not None
+    sock = connection._client.socket()
+    assert sock is not None
+    sock.shutdown(socket.SHUT_RDWR)
+    next_event(link, LinkDown)
+
+
+def rest(link: Link, *, for_s: float = 0.5) -> list[Delivery]:
+    """Everything that still comes."""
+    deliveries = []
+    deadline = time.monotonic() + for_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            event = link.events.get(timeout=left)
+        except queue.Empty:
+            break
+        if isinstance(event, Delivery):
+            deliveries.append(event)
+            link.acknowledge(event)
+    return deliveries
+
+
 SILENT_CLIENT = """
 import sys, time
 from transport.broker import BrokerConfig
@@ -330,9 +427,13 @@ def test_an_address_without_a_broker_is_unreachable_and_named(
 
 
 @broker_test
-def test_a_broker_that_comes_later_is_found(mosquitto: Any, make_link: Callable[..., Link]) -> None:
+@pytest.mark.parametrize("spread_s", [0.0, 1000.0])
+def test_a_broker_that_comes_later_is_found(
+    spread_s: float, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    """Nobody spreads what was never up: its operator waits for it."""
     mosquitto.stop()
-    link = make_link(mosquitto.config())
+    link = make_link(mosquitto.config(), spread_s=spread_s)
     eventually(lambda: "refused" in link._last_failure)
     mosquitto.start()
     link.wait_connected(WAIT_S)
@@ -605,6 +706,19 @@ def test_the_wait_starts_over_after_a_connection_that_lasted(
     mosquitto.stop()
     next_event(link, LinkDown)
     assert link._failures <= 3
+
+
+@broker_test
+def test_devices_of_a_broker_that_ended_come_back_at_times_of_their_own(
+    mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    link = make_link(mosquitto.config(), spread_s=1000.0)
+    link.wait_connected(WAIT_S)
+    mosquitto.stop()
+    next_event(link, LinkDown)
+    assert link._reconnect.cause is Loss.BROKER
+    link.close()
+    assert not link.alive, "the wait ends with the link"
 
 
 @pytest.fixture

@@ -111,13 +111,16 @@ def test_the_timers_are_those_of_the_policy() -> None:
 def test_every_reason_is_told_and_no_other() -> None:
     told = {
         reason
-        for heading in ("A frame, by every receiver", "A manifest, by the aggregator")
+        for heading in (
+            "A frame, by every receiver",
+            "A message of an upload, before it is unpacked",
+            "A manifest, by the aggregator",
+            "A segment, by the aggregator",
+            "An update, when its round is closed",
+        )
         for *_, reasons in table(heading)
         for reason in reasons.split(", ")
     }
-    told |= {row[-1] for row in table("A segment, by the aggregator")}
-    told |= set(re.findall(r"`([a-z-]+)`", TEXT[TEXT.index("What the codec says") :][:200]))
-    told.add("magnitude")
     frames = {
         error.reason
         for error in vars(transport.errors).values()
@@ -170,19 +173,34 @@ def test_a_manifest_is_checked_in_the_order_of_the_table() -> None:
         update_bytes=100,
         segment_bytes=64,
         max_examples=10,
+        max_open=1,
+        cloned=frozenset({"dev"}),
     )
-    uid, held_uid = "0" * 32, "1" * 32
+    uid, held_uid, open_updates = "0" * 32, "1" * 32, 1
     for number, _, reason in table("A manifest, by the aggregator"):
         wrong = dict(item for fault in reversed(faults.values()) for item in fault.items())
         manifest = dataclasses.replace(right, **wrong)
-        refusal = admit(manifest, uid=uid, client_id="dev", held_uid=held_uid, terms=terms)
+        refusal = admit(
+            manifest,
+            uid=uid,
+            client_id="dev",
+            held_uid=held_uid,
+            open_updates=open_updates,
+            terms=terms,
+        )
         assert refusal is not None, number
         assert refusal.value == reason
         faults.pop(reason, None)
+        if reason == "cloned":
+            terms = dataclasses.replace(terms, cloned=frozenset())
         if reason == "not-selected":
             terms = dataclasses.replace(terms, invited=frozenset({"dev"}))
         if reason == "second-update":
             held_uid = uid
+        if reason == "quota-open":
+            open_updates = 0
         if reason == "uid":
             uid = held_uid = frame.uid(right)
-    assert admit(right, uid=uid, client_id="dev", held_uid=held_uid, terms=terms) is None
+    assert not admit(
+        right, uid=uid, client_id="dev", held_uid=held_uid, open_updates=0, terms=terms
+    )

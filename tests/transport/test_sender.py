@@ -11,14 +11,16 @@ from transport.sender import Sender, SenderOutput, SendManifest, SendSegment, Se
 from transport.transfer_policy import TransferPolicy
 
 UID = "00" * 16
-STEADY = TransferPolicy(jitter=0.0)
+POLICY = TransferPolicy(jitter=0.0)
+STEADY = TransferPolicy(jitter=0.0, window_first=2)
+TWO = TransferPolicy(jitter=0.0, window_first=2, window_max=2)
 MANIFEST = SendManifest(UID)
 
 
 @pytest.fixture
 def make_sender(make_manifest: Callable[..., Manifest]) -> Callable[..., Sender]:
     def make(segments: int = 10, policy: TransferPolicy = STEADY, seed: int = 0) -> Sender:
-        bodies = [bytes((index,)) for index in range(segments)]
+        bodies = [index.to_bytes(2, "little") for index in range(segments)]
         return Sender(UID, make_manifest(*bodies), policy=policy, rng=random.Random(seed))
 
     return make
@@ -38,7 +40,13 @@ def have(accepted: Iterable[int], total: int = 10, epoch: int = 1) -> Have:
 
 def receipt(state: ReceiptState = ReceiptState.ACCEPTED, **changes: Any) -> Receipt:
     accepted = frozenset(range(10)) if state is ReceiptState.ACCEPTED else frozenset()
-    fields = {"epoch": 1, "state": state, "reason": "", "accepted": accepted, "total": 10}
+    fields: dict[str, Any] = {
+        "epoch": 1,
+        "state": state,
+        "reason": "",
+        "accepted": accepted,
+        "total": 10,
+    }
     return Receipt(**fields | changes)
 
 
@@ -81,76 +89,141 @@ def test_without_an_answer_segments_follow_after_the_announce_wait(
     assert sender.tick(2.0) == sends(0, 1)
 
 
-def test_each_full_window_of_answers_widens_it_by_one_up_to_the_most(
+def widths_of(sender: Sender, *, wait_s: float, rounds: int = 12) -> list[int]:
+    """How many segments each answer lets go, when all that is in flight is answered at once."""
+    sender.connected(0.0)
+    now, accepted, widths = 0.0, 0, []
+    in_flight = len(sender.receive(have([], sender.total), now=now))
+    for _ in range(rounds):
+        widths.append(in_flight)
+        now += wait_s
+        accepted += in_flight
+        in_flight = len(sender.receive(have(range(accepted), sender.total), now=now))
+    return widths
+
+
+def test_the_window_begins_in_between_and_widens_by_what_was_accepted(
     make_sender: Callable[..., Sender],
 ) -> None:
-    sender = uploading(make_sender(100))
-    accepted = 0
-    widths = []
-    in_flight = 2
-    for now in range(2, 60):
-        accepted += in_flight
-        if accepted >= 100:
-            break
-        accepted = min(accepted, 100)
-        in_flight = len(sender.receive(have(range(accepted), 100), now=float(now)))
-        widths.append(in_flight)
-    assert widths[:8] == [3, 4, 5, 6, 7, 8, 8, 8]
+    assert widths_of(make_sender(200, POLICY), wait_s=0.5)[:4] == [4, 8, 8, 8]
+    assert widths_of(make_sender(200), wait_s=0.5)[:4] == [2, 4, 8, 8]
+
+
+def test_the_window_never_leaves_its_bounds(make_sender: Callable[..., Sender]) -> None:
+    narrow = TransferPolicy(jitter=0.0, window_min=1, window_first=4, window_max=3)
+    assert set(widths_of(make_sender(200, narrow), wait_s=0.5)) == {3}
+    wide = TransferPolicy(jitter=0.0, window_min=6, window_first=4, window_max=8)
+    assert widths_of(make_sender(200, wide), wait_s=0.5)[0] == 6
+
+
+def test_on_a_slow_link_the_window_shrinks_to_what_travels_in_seconds(
+    make_sender: Callable[..., Sender],
+) -> None:
+    assert widths_of(make_sender(200, POLICY), wait_s=5.0)[-1] == 4
+    assert widths_of(make_sender(200, POLICY), wait_s=20.0)[-1] == 2
+
+
+def test_after_a_silence_the_window_is_half_and_widens_again(
+    make_sender: Callable[..., Sender],
+) -> None:
+    """A silence of 20 s is an outage, and no reason to keep little in flight afterwards."""
+    sender = make_sender(200, POLICY)
+    sender.connected(0.0)
+    accepted = len(sender.receive(have([], 200), now=0.0))
+    assert sender.tick(20.0) == [MANIFEST]
+    in_flight = len(sender.receive(have(range(accepted), 200), now=20.1))
+    assert in_flight == 2 + accepted
+    accepted += in_flight
+    assert len(sender.receive(have(range(accepted), 200), now=20.5)) == 8
 
 
 def test_a_gap_is_filled_once_per_round_trip(make_sender: Callable[..., Sender]) -> None:
-    sender = uploading(make_sender())
+    sender = uploading(make_sender(policy=TWO))
     # 1 arrived, and 0 was sent before it: lost.
     assert sender.receive(have([1]), now=2.0) == [*resends(0), *sends(2)]
     assert sender.receive(have([1]), now=2.1) == []  # the same answer says nothing new
     # 2 was sent after the repetition of 0 and arrived: lost again.
-    assert sender.receive(have([1, 2]), now=3.0) == [*resends(0), *sends(3, 4)]
-    assert sender.receive(have([0, 1, 2]), now=4.0) == sends(5)
+    assert sender.receive(have([1, 2]), now=3.0) == [*resends(0), *sends(3)]
+    assert sender.receive(have([0, 1, 2]), now=4.0) == sends(4)
     assert sender.resent == 2
 
 
 def test_accepted_repetitions_prove_no_gap(make_sender: Callable[..., Sender]) -> None:
     """Which of its sends arrived is unknown, so what was sent between them is not lost yet."""
-    sender = uploading(make_sender())
-    sender.receive(have([0, 1]), now=2.0)  # the window is 3: 2, 3 and 4 are in flight
-    assert sender.tick(20.0) == resends(2, 3)  # silence; half of 3 is the least window
-    assert sender.receive(have([0, 1, 3]), now=21.0) == resends(4)
+    sender = uploading(make_sender(policy=TWO))
+    sender.receive(have([0, 1]), now=2.0)  # 2 and 3 are in flight
+    assert sender.receive(have([0, 1, 3], epoch=2), now=3.0) == [*resends(2), *sends(4)]
+    assert sender.receive(have([0, 1, 2, 3], epoch=2), now=4.0) == sends(5)
+    assert sender.resent == 1
 
 
 def test_an_answer_in_order_repeats_nothing(make_sender: Callable[..., Sender]) -> None:
-    sender = uploading(make_sender())
+    sender = uploading(make_sender(policy=TWO))
     assert sender.receive(have([0]), now=2.0) == sends(2)
     assert sender.resent == 0
 
 
-def test_silence_repeats_what_is_in_flight_with_growing_and_capped_waits(
-    make_sender: Callable[..., Sender],
-) -> None:
+def test_silence_asks_with_growing_and_capped_waits(make_sender: Callable[..., Sender]) -> None:
+    """What is in flight may still be on its way; only now and then its oldest goes again."""
     sender = uploading(make_sender())
     waits = []
     now = 1.0
-    for _ in range(6):
+    for _ in range(40):
         wakeup = sender.next_wakeup()
         assert wakeup is not None
         waits.append(wakeup - now)
         now = wakeup
         assert sender.tick(now - 0.001) == []
-        assert sender.tick(now) == resends(0, 1)
+        outputs = sender.tick(now)
+        assert outputs[-1] == MANIFEST
+        assert outputs[:-1] in ([], resends(0), resends(1))
         assert sender.tick(now) == []
-    assert waits == [8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
-    assert (sender.sent, sender.resent) == (14, 12)
+    assert waits[:6] == [8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    assert sender.sent == 2 + sender.resent
+    assert 10 <= sender.resent <= 30
 
 
-def test_silence_halves_the_window(make_sender: Callable[..., Sender]) -> None:
-    sender = uploading(make_sender(100))
-    in_flight, accepted = 2, 0
-    for now in range(2, 12):
-        accepted += in_flight
-        in_flight = len(sender.receive(have(range(accepted), 100), now=float(now)))
-    assert in_flight == 8
-    wakeup = sender.next_wakeup()
-    assert wakeup is not None
-    assert len(sender.tick(wakeup)) == 4
+def test_the_first_silence_repeats_no_segment(make_sender: Callable[..., Sender]) -> None:
+    for seed in range(20):
+        assert uploading(make_sender(seed=seed)).tick(9.0) == [MANIFEST]
+
+
+def test_what_the_answer_to_a_probe_lacks_was_lost(make_sender: Callable[..., Sender]) -> None:
+    sender = uploading(make_sender())
+    sender.tick(9.0)
+    assert sender.receive(have([]), now=9.2) == resends(0, 1)
+    assert sender.receive(have([]), now=9.3) == []  # one probe, one answer
+    assert sender.resent == 2
+
+
+def test_what_was_sent_after_a_probe_is_not_judged_by_its_answer(
+    make_sender: Callable[..., Sender],
+) -> None:
+    sender = uploading(make_sender(policy=TWO))
+    sender.tick(9.0)
+    assert sender.receive(have([0]), now=9.1) == sends(2)
+    assert sender.receive(have([0]), now=9.2) == resends(1)
+
+
+def test_a_probe_that_came_too_early_costs_nothing(make_sender: Callable[..., Sender]) -> None:
+    """The segments arrive after all, before the probe that stands behind them is answered."""
+    sender = uploading(make_sender())
+    sender.tick(9.0)
+    sender.receive(have([0, 1]), now=9.5)
+    sender.receive(have([0, 1]), now=9.6)
+    assert sender.resent == 0
+
+
+def test_a_link_that_moves_with_another_update_is_not_silent(
+    make_sender: Callable[..., Sender],
+) -> None:
+    sender = uploading(make_sender())
+    sender.spare(8.5)
+    assert sender.next_wakeup() == 8.5 + 8.0
+    assert sender.tick(9.0) == []
+    idle = make_sender()
+    idle.spare(1.0)
+    assert idle.next_wakeup() is None
 
 
 def test_progress_resets_the_wait(make_sender: Callable[..., Sender]) -> None:
@@ -175,23 +248,30 @@ def test_the_wait_follows_the_measured_time_and_its_deviation(
     assert sender.next_wakeup() == 7.0 + 18.0
 
 
-def test_on_a_slow_link_few_segments_are_repeated_in_vain(
-    make_sender: Callable[..., Sender],
+def test_a_long_segment_has_its_time_on_a_slow_link(
+    make_manifest: Callable[..., Manifest],
 ) -> None:
-    """20 kbit/s: each segment takes 13 s, so that 8 s of silence mean nothing."""
-    sender = make_sender(40)
+    """64 KiB take 13 s at 40 kbit/s: 8 s of silence mean nothing."""
+    manifest = make_manifest(bytes(65_536), b"1")
+    sender = Sender(UID, manifest, policy=STEADY, rng=random.Random(0))
     sender.connected(0.0)
-    queue = list(sender.receive(have([], 40), now=1.0))
-    now, arrived = 1.0, set[int]()
-    while not sender.complete:
-        now += 13.0
-        while (wakeup := sender.next_wakeup()) is not None and wakeup <= now:
-            queue += sender.tick(wakeup)
-        segment = queue.pop(0)
-        assert isinstance(segment, SendSegment)
-        arrived.add(segment.index)
-        queue += sender.receive(have(arrived, 40), now=now)
-    assert sender.resent <= 10
+    sender.receive(have([], 2), now=0.0)
+    assert sender.next_wakeup() == 65_536 * 8 / 20_000
+
+
+def test_a_long_manifest_has_its_time_too(make_sender: Callable[..., Sender]) -> None:
+    sender = make_sender(2000)
+    sender.connected(0.0)
+    wakeup = sender.next_wakeup()
+    assert wakeup is not None
+    assert wakeup == pytest.approx(2000 * 36 * 8 / 20_000, rel=0.01)
+
+
+def test_has_sent_knows_this_start_alone(make_sender: Callable[..., Sender]) -> None:
+    sender = make_sender()
+    sender.connected(0.0)
+    sender.receive(have([0]), now=1.0)
+    assert [sender.has_sent(index) for index in range(4)] == [False, True, True, False]
 
 
 def test_time_without_connection_is_not_measured(make_sender: Callable[..., Sender]) -> None:
@@ -203,13 +283,13 @@ def test_time_without_connection_is_not_measured(make_sender: Callable[..., Send
     assert sender.next_wakeup() == 1000.2 + 8.0
 
 
-def test_an_unanswered_connection_repeats_the_manifest_with_the_segments(
+def test_an_unanswered_connection_repeats_the_manifest(
     make_sender: Callable[..., Sender],
 ) -> None:
     sender = make_sender()
     sender.connected(0.0)
     assert sender.tick(2.0) == sends(0, 1)
-    assert sender.tick(10.0) == [MANIFEST, *resends(0, 1)]
+    assert sender.tick(10.0) == [MANIFEST]
 
 
 def test_a_reconnection_announces_again_and_repeats_only_what_is_missing(
@@ -369,7 +449,7 @@ def test_a_want_announces_again_and_forgets_what_was_accepted(
     assert sender.receive(Want(1), now=3.0) == [MANIFEST]
     assert sender.accepted == frozenset()
     assert sender.receive(Want(1), now=3.1) == []  # the manifest is on its way
-    assert sender.receive(have([]), now=3.2) == resends(0, 1, 2)
+    assert sender.receive(have([]), now=3.2) == resends(0, 1, 2, 3)
 
 
 def test_a_want_is_answered_with_the_manifest_until_the_aggregator_knows_the_update(

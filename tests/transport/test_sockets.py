@@ -3,6 +3,8 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -32,12 +34,13 @@ def test_long_uploads_get_their_options() -> None:
     assert sock.options[socket.SOL_SOCKET, socket.SO_SNDBUF] == 131_072
     assert sock.options[socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT] == 45_000
     assert sock.options[socket.IPPROTO_TCP, socket.TCP_CONGESTION] == b"bbr"
+    assert sock.options[socket.IPPROTO_TCP, 44] == 8_000
 
 
 def test_a_kernel_without_bbr_is_no_fault() -> None:
     sock = Recorder(lacks=socket.TCP_CONGESTION)
     sockets.tune(sock)
-    assert len(sock.options) == 3
+    assert len(sock.options) == 4
 
 
 def test_a_real_socket_takes_them() -> None:
@@ -45,6 +48,30 @@ def test_a_real_socket_takes_them() -> None:
         sockets.tune(sock)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 45_000
+
+
+def test_bytes_that_wait_for_a_slow_reader_are_no_silence() -> None:
+    """The user timeout is a tenth of the time that the send buffer needs to empty."""
+    with socket.socket() as listener, socket.socket() as sender:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        sockets.tune(sender)
+        sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 150)
+        sender.connect(listener.getsockname())
+        reader, _ = listener.accept()
+        with reader:
+            reader.settimeout(10)
+            sender.settimeout(10)
+            thread = threading.Thread(target=lambda: sender.sendall(bytes(200_000)))
+            thread.start()
+            received = 0
+            while received < 200_000:
+                part = reader.recv(4096)
+                assert part, "the kernel gave the connection up"
+                received += len(part)
+                time.sleep(0.03)
+            thread.join(10)
 
 
 def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:

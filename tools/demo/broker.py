@@ -58,9 +58,9 @@ def choose(wanted: str, folder: Path) -> BrokerChoice:
     """
     match wanted:
         case "auto":
-            return _mosquitto(folder) if _daemon() else _embedded(folder)
+            return _mosquitto(folder) if mosquitto_daemon() else _embedded(folder)
         case "mosquitto":
-            if not _daemon():
+            if not mosquitto_daemon():
                 raise NoBroker(
                     "mosquitto is not installed: install it (Debian: apt install mosquitto),"
                     " or use --broker embedded"
@@ -74,12 +74,13 @@ def choose(wanted: str, folder: Path) -> BrokerChoice:
     return BrokerChoice(f"{host}:{port or 1883}", host, int(port or 1883), "5", None)
 
 
-def _daemon() -> str | None:
+def mosquitto_daemon() -> str | None:
+    """Return where mosquitto is, None where it is not installed."""
     return shutil.which("mosquitto", path=os.environ.get("PATH", "") + os.pathsep + _SBIN)
 
 
 def _mosquitto(folder: Path) -> BrokerChoice:
-    daemon = _daemon()
+    daemon = mosquitto_daemon()
     assert daemon is not None
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)

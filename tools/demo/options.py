@@ -71,7 +71,7 @@ class DemoOptions:
             ValueError: `downlink` ends in something that is no number.
         """
         if self.downlink == WHOLE:
-            return {}
+            return {"downlink_codec": None}
         codec, colon, bits = self.downlink.partition(":")
         return {
             "downlink_codec": codec,

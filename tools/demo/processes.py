@@ -132,8 +132,12 @@ class Processes:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one libc call, no locks
             )
 
+    def pids(self) -> dict[str, int]:
+        """Return each process's id by its name."""
+        return {child.name: child.process.pid for child in self._children.values()}
+
     def _write_pids(self) -> None:
-        pids = {child.name: child.process.pid for child in self._children.values()}
+        pids = self.pids()
         temporary = self.folder / "pids.json.new"
         temporary.write_text(json.dumps(pids), encoding="utf-8")
         temporary.replace(self.folder / "pids.json")

@@ -37,7 +37,7 @@ def test_the_chosen_broker_starts_and_listens_where_it_was_said(
 def test_without_mosquitto_the_embedded_broker_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.demo.broker._daemon", lambda: None)
+    monkeypatch.setattr("tools.demo.broker.mosquitto_daemon", lambda: None)
     assert choose("auto", tmp_path).mqtt_version == "3.1.1"
     with pytest.raises(NoBroker, match="--broker embedded"):
         choose("mosquitto", tmp_path)
@@ -46,7 +46,7 @@ def test_without_mosquitto_the_embedded_broker_is_taken(
 def test_without_any_broker_it_is_said_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.demo.broker._daemon", lambda: None)
+    monkeypatch.setattr("tools.demo.broker.mosquitto_daemon", lambda: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(NoBroker, match="apt install mosquitto"):
         choose("auto", tmp_path)

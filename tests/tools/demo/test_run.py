@@ -45,7 +45,7 @@ def test_with_json_standard_output_holds_nothing_but_the_report(
         ({"bits": "0.1:99"}, "--bits 0.1:99"),
         ({"bits": "-1"}, "--bits -1"),
         ({"bits": "2", "codec": "fp16"}, "dense"),
-        ({"downlink": "fstq"}, "--downlink fstq"),
+        ({"downlink": "fp16:4"}, "--downlink fp16:4"),
         ({"downlink": "fstq:many"}, "--downlink fstq:many"),
         ({"downlink": "eden:1"}, "exchangeable"),
         ({"compare": "zip"}, "--codec zip"),
