@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?=
+SIMULATE ?=
+SOAK ?=
+FUZZ_S ?= 60
+FUZZ_OUT ?= fuzz-out
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check simulate fuzz soak format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +32,15 @@ check: $(VENV)/installed ## Format, lint, types and floors
 test: $(VENV)/installed ## The test suite; ends with line coverage, at least 95 % of all but the shells
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
+
+simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
+	$(BIN)/fedfstq simulate delivery $(SIMULATE)
+
+fuzz: $(VENV)/installed ## Fuzz every decoder, FUZZ_S seconds each; exit code 1 means a finding
+	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py all --seconds $(FUZZ_S) --corpus $(FUZZ_OUT)/corpus --artifacts $(FUZZ_OUT)/found
+
+soak: $(VENV)/installed ## The long matrix with real processes and tc netem (root; SOAK='--quick' takes minutes)
+	$(BIN)/fedfstq soak $(SOAK)
 
 format: $(VENV)/installed ## Format the sources
 	$(BIN)/ruff format .
