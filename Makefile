@@ -34,13 +34,13 @@ test: $(VENV)/installed ## The test suite; ends with line coverage, at least 95 
 	$(BIN)/coverage report
 
 simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
-	$(BIN)/fedfstq simulate delivery $(SIMULATE)
+	$(BIN)/fedfstq simulate delivery --seeds 4000 --jobs $$(nproc) $(SIMULATE)
 
 fuzz: $(VENV)/installed ## Fuzz every decoder, FUZZ_S seconds each; exit code 1 means a finding
 	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py all --seconds $(FUZZ_S) --corpus $(FUZZ_OUT)/corpus --artifacts $(FUZZ_OUT)/found
 
-soak: $(VENV)/installed ## The long matrix with real processes and tc netem (root; SOAK='--quick' takes minutes)
-	$(BIN)/fedfstq soak $(SOAK)
+soak: $(VENV)/installed ## The long matrix with real processes and tc netem: hours, as root (SOAK=--quick: minutes)
+	$(BIN)/fedfstq soak --write docs/resilience.md $(SOAK)
 
 format: $(VENV)/installed ## Format the sources
 	$(BIN)/ruff format .

@@ -14,7 +14,9 @@ import typer
 from pydantic import BaseModel
 
 from tools.bench.command import bench
+from tools.netem.command import netem
 from tools.settings import SettingsError, load
+from tools.simulate.command import simulate
 from transport.exit_codes import ExitCode
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench)
+app.add_typer(netem)
+app.add_typer(simulate)
 
 # What the aggregator does without.
 _AGENT_EXTRA = frozenset({"torch", "transformers", "peft"})
@@ -209,6 +213,35 @@ def demo(
         code = run_demo(settings)
     except DemoError as error:
         fail(error.exit_code, str(error))
+    except KeyboardInterrupt:
+        fail(ExitCode.INTERRUPTED, "stopped; every process has ended")
+    raise typer.Exit(int(code))
+
+
+@app.command()
+def soak(
+    case: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this case; may be repeated. All by default."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The short form of each case.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for soak.json, soak.md, and what failed cases leave.")
+    ] = Path("soak-out"),
+    write: Annotated[
+        Path | None,
+        typer.Option(help="A page with markers that gets the table, as docs/resilience.md."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Kill, wipe, fill and slow down real fleets; exit 1 where a figure is not reached."""
+    from tools.soak.command import SoakOptions, SoakRefused, run_soak
+
+    options = SoakOptions(tuple(case or ()), quick, as_json, out.absolute(), write)
+    try:
+        code = run_soak(options)
+    except SoakRefused as error:
+        fail(ExitCode.USAGE, str(error))
     except KeyboardInterrupt:
         fail(ExitCode.INTERRUPTED, "stopped; every process has ended")
     raise typer.Exit(int(code))
