@@ -80,6 +80,11 @@ CASES: tuple[CaseEntry, ...] = (
         "tools.soak.slow",
         "20 MB at 100 kbit/s over one connection",
     ),
+    CaseEntry(
+        "reconnect",
+        "tools.soak.reconnect",
+        "5,000 devices come back to a broker that was restarted (simulated)",
+    ),
 )
 
 
