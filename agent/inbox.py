@@ -41,6 +41,8 @@ class Inbox:
         self._model: ModelStatus | None = None
         self._train: HeldTrain | None = None
         self._eval: HeldEval | None = None
+        # Kind of command → the last that was declined for its epoch.
+        self._declined: dict[type, TrainCommand | EvalCommand] = {}
 
     @property
     def newest_version(self) -> int:
@@ -111,9 +113,27 @@ class Inbox:
             return True
         return False
 
+    def fences(self, command: TrainCommand | EvalCommand) -> bool:
+        """Return whether a command of this run has such an epoch."""
+        return command.run == self.run_id and self.fenced(command.epoch)
+
+    def is_declined_first(self, command: TrainCommand | EvalCommand) -> bool:
+        """Note that a command is declined for its epoch; return whether that is still to be said.
+
+        It may come many times, with less time left.
+        """
+        before = self._declined.get(type(command))
+        self._declined[type(command)] = command
+        return before is None or _work(before) != _work(command)
+
     def advance_epoch(self, epoch: int) -> list[Output]:
         """Learn of a newer epoch."""
         if epoch <= self.epoch:
             return []
         self.epoch = epoch
         return [RememberEpoch(epoch)]
+
+
+def _work(command: TrainCommand | EvalCommand) -> tuple[str, int, int]:
+    number = command.round_id if isinstance(command, TrainCommand) else command.version
+    return command.run, command.epoch, number

@@ -93,12 +93,18 @@ class Job:
         return decline(self.command, reason)
 
 
-def decline(command: TrainCommand | EvalCommand, reason: str) -> TrainResponse | EvalResponse:
-    """Return the answer of a device that does not do what a command asks."""
+def decline(
+    command: TrainCommand | EvalCommand, reason: str, *, epoch: int = -1
+) -> TrainResponse | EvalResponse:
+    """Return the answer of a device that does not do what a command asks; `epoch` where it says."""
     match command:
         case TrainCommand():
             return TrainResponse(
-                run=command.run, round_id=command.round_id, accepted=False, reason=reason
+                run=command.run,
+                round_id=command.round_id,
+                accepted=False,
+                reason=reason,
+                epoch=epoch,
             )
         case EvalCommand():
             return EvalResponse(
@@ -108,6 +114,7 @@ def decline(command: TrainCommand | EvalCommand, reason: str) -> TrainResponse |
                 tokens=0,
                 correct=0,
                 reason=reason,
+                epoch=epoch,
             )
 
 

@@ -172,11 +172,15 @@ class Session:
 
     def train(self, command: TrainCommand, *, now: float) -> list[Output]:
         """Take a round's command; the same one may come many times."""
+        if self._inbox.fences(command):
+            return self._finish(self._outdated(command), now=now)
         self._inbox.hold_train(command, now=now)
         return self._finish([], now=now)
 
     def evaluate(self, command: EvalCommand, *, now: float) -> list[Output]:
         """Take a command to evaluate an adapter version; the same one may come many times."""
+        if self._inbox.fences(command):
+            return self._finish(self._outdated(command), now=now)
         self._inbox.hold_eval(command, now=now)
         return self._finish([], now=now)
 
@@ -370,7 +374,7 @@ class Session:
             return []
         self._inbox.drop_train()
         if self._inbox.fenced(command.epoch):
-            return []
+            return self._outdated(command)
         outputs = self._inbox.advance_epoch(command.epoch)
         uid = self._uploads.uid_of(command.round_id)
         taken = TrainResponse(run=command.run, round_id=command.round_id, accepted=True)
@@ -401,7 +405,7 @@ class Session:
         self._inbox.drop_eval()
         command, known = held.command, self._evaluation
         if self._inbox.fenced(command.epoch):
-            return []
+            return self._outdated(command)
         outputs = self._inbox.advance_epoch(command.epoch)
         if known and known.version == command.version:
             outputs.extend(self._respond(known))
@@ -470,6 +474,10 @@ class Session:
         outputs = self._end_job()
         self._reason = reason
         return [*outputs, *self._respond(job.declined(reason))]
+
+    def _outdated(self, command: TrainCommand | EvalCommand) -> list[Output]:
+        first = self._inbox.is_declined_first(command)
+        return self._respond(decline(command, "epoch", epoch=command.epoch)) if first else []
 
     def _end_job(self) -> list[Output]:
         self._job = None

@@ -131,7 +131,7 @@ class Announcer:
             max_open=self.config.max_open_updates,
         )
 
-    def service(self, state: ServiceState, reason: str = "") -> Publish:
+    def service(self, state: ServiceState, adapter: AdapterFacts, reason: str = "") -> Publish:
         """Say what the aggregator is doing."""
         status = ServiceStatus(
             state,
@@ -140,6 +140,8 @@ class Announcer:
             reason,
             run=self.facts.run,
             epoch=self.facts.epoch,
+            adapter_version=adapter.version,
+            adapter_sha256=adapter.sha256,
         )
         return Publish(CoordStatus(), status, retain=True)
 

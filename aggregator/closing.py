@@ -59,7 +59,8 @@ def conclude(
         oldest_taken: The first round whose late updates the next round takes.
         now: Monotonic seconds.
     """
-    included = [update for update in frozen if update.uid in set(result.included)]
+    in_mean = set(result.included)
+    included = [update for update in frozen if update.uid in in_mean]
     closing = uploads.close(included, result.refused, oldest_taken=oldest_taken)
     ledger.count_late(updates=closing.late, dropped=closing.dropped)
     ledger.keep_norms(norm for _, norm in sorted(result.norms.items()))

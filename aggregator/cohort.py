@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from transport.control import DeviceState, DeviceStatus
@@ -32,6 +35,7 @@ class Presence:
         self._silent: set[str] = set()
         self._sessions: dict[str, tuple[str, ...]] = {}  # the newest last
         self._cloned: set[str] = set()
+        self._eligible: list[str] = []  # sorted
 
     def receive(self, client_id: str, status: DeviceStatus | None, *, fresh: bool = True) -> bool:
         """Take a device's status, and say whether it has just arrived and may need its command.
@@ -50,6 +54,7 @@ class Presence:
             self._seen.pop(client_id, None)
             self._sessions.pop(client_id, None)
             self._cloned.discard(client_id)
+            self._place(client_id)
             return False
         if before is None and len(self._seen) >= MAX_DEVICES:
             return False
@@ -59,6 +64,7 @@ class Presence:
         if fresh and not is_gone:
             self._follow(client_id, session)
         self._seen[client_id] = seen = _Seen(status.state, session)
+        self._place(client_id)
         if not seen.takes_part or client_id in self._cloned:
             return False
         is_known = before is not None and before.takes_part and before.session == seen.session
@@ -74,10 +80,22 @@ class Presence:
         elif known or len(self._sessions) < MAX_DEVICES:
             self._sessions[client_id] = (*known[-MAX_RETIRED:], session)
 
+    def _place(self, client_id: str) -> None:
+        """Note whether a device is eligible, by what is known of it."""
+        seen = self._seen.get(client_id)
+        belongs = seen is not None and seen.takes_part and client_id not in self._cloned
+        at = bisect_left(self._eligible, client_id)
+        if (self._eligible[at : at + 1] == [client_id]) is belongs:
+            return
+        if belongs:
+            self._eligible.insert(at, client_id)
+        else:
+            del self._eligible[at]
+
     @property
-    def cloned(self) -> frozenset[str]:
-        """The devices whose identity two of them share; until their status is cleared."""
-        return frozenset(self._cloned)
+    def cloned(self) -> AbstractSet[str]:
+        """The devices whose identity two of them share; until their status is cleared. A view."""
+        return self._cloned
 
     def state_of(self, client_id: str) -> DeviceState | None:
         """Return a device's last state; None where nothing is known."""
@@ -101,14 +119,15 @@ class Presence:
         self._silent.update(client_ids)
 
     @property
-    def silent(self) -> frozenset[str]:
-        """The devices that did not answer when they were asked last."""
-        return frozenset(self._silent)
+    def silent(self) -> AbstractSet[str]:
+        """The devices that did not answer when they were asked last. A view."""
+        return self._silent
 
     def forget(self) -> None:
         """Forget who is online: the connection is lost, and the broker will tell again."""
         self._seen.clear()
         self._silent.clear()
+        self._eligible.clear()
 
     def has_left(self, client_id: str) -> bool:
         """Say whether the device, or its last will, said goodbye; False where nothing is known."""
@@ -117,13 +136,12 @@ class Presence:
 
     def eligible(self) -> tuple[str, ...]:
         """Return the devices that may be asked to train: online, not paused, not cloned; sorted."""
-        return tuple(
-            sorted(
-                name
-                for name, seen in self._seen.items()
-                if seen.takes_part and name not in self._cloned
-            )
-        )
+        return tuple(self._eligible)
+
+    @property
+    def eligible_count(self) -> int:
+        """How many devices may be asked to train."""
+        return len(self._eligible)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,5 +193,5 @@ def sample_cohort(
         text = f"{seed}/{round_id}/{attempt}/{client_id}"
         return client_id in last, hashlib.sha256(text.encode()).digest()
 
-    candidates = sorted(set(eligible) - set(exclude), key=rank)
-    return tuple(sorted(candidates[: max(0, size)]))
+    candidates = set(eligible).difference(exclude)
+    return tuple(sorted(heapq.nsmallest(size, candidates, key=rank)))

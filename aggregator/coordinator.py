@@ -24,6 +24,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.evaluation import FinalEvaluation, FleetEvaluation
 from aggregator.inbound import Inbound, Stepped, Unreadable
 from aggregator.journal import Snapshot
+from aggregator.old_epoch import OLD_EPOCH, OldEpoch
 from aggregator.outputs import (
     Finish,
     JournalEvaluation,
@@ -94,6 +95,7 @@ class Coordinator:
         self._repair = Repair()
         self._evaluation: FinalEvaluation | None = None
         self._stalls = Stalls(stall_s=config.stall_s)
+        self._old_epoch = OldEpoch(run=facts.run, epoch=facts.epoch)
         self._reviewed: Round | None = None
         self._training = Training(
             self._announcer,
@@ -109,8 +111,10 @@ class Coordinator:
         return self._training.adapter
 
     def start(self, now: float) -> list[Output]:
-        """Go on where the journal ends; nobody is known to stall or to be cloned any more."""
-        outputs: list[Output] = [Publish(alert, None, retain=True) for alert in (STALLED, CLONED)]
+        """Go on where the journal ends; what was told of devices before may be over."""
+        outputs: list[Output] = [
+            Publish(alert, None, retain=True) for alert in (STALLED, CLONED, OLD_EPOCH)
+        ]
         outputs += self._watched(self._training.start(now=now), now=now)
         if self._training.state is not TrainingState.DONE:
             return outputs
@@ -155,11 +159,17 @@ class Coordinator:
                 return []
             case _, (TrainResponse() | EvalResponse()) if client_id in self._presence.cloned:
                 return []
+            case _, (TrainResponse() | EvalResponse()) as foreign if self._old_epoch.is_foreign(
+                foreign
+            ):
+                return []
             case _, TrainResponse() as answer:
                 self._stalls.moved(client_id, now)
-                return self._training.answered(client_id, answer, now=now)
+                told = self._old_epoch.answered(client_id, answer, now=now)
+                return [*told, *self._training.answered(client_id, answer, now=now)]
             case _, EvalResponse() as report:
-                return self._evaluated(client_id, report, now=now)
+                told = self._old_epoch.answered(client_id, report, now=now)
+                return [*told, *self._evaluated(client_id, report, now=now)]
             case UpManifest() as address, Manifest() as manifest:
                 self._training.count_up(inbound.packet_bytes)
                 return self._training.announced(address, manifest, now=now)
@@ -342,7 +352,11 @@ class Coordinator:
 
     def _is_absent(self, client_id: str) -> bool:
         presence = self._presence
-        return presence.has_left(client_id) or client_id in presence.silent | presence.cloned
+        return (
+            presence.has_left(client_id)
+            or client_id in presence.silent
+            or client_id in presence.cloned
+        )
 
     def _final_result(self) -> FleetEvaluation | None:
         finished = self._evaluation is not None and self.state is State.FINISHED
@@ -354,4 +368,4 @@ class Coordinator:
             state = ServiceState.FINISHED
         elif self._training.state is TrainingState.WAITING:
             state = ServiceState.WAITING
-        return self._announcer.service(state)
+        return self._announcer.service(state, self.adapter)

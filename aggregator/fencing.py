@@ -1,15 +1,26 @@
-"""Which aggregator leads a federation: never two; of two, the one of the higher (epoch, session).
+"""Which aggregator leads a federation: never two; of two, the one of the higher rank.
+
+The rank of two that have one run is (adapter version, epoch, session): who holds less of the run
+gives way, whatever its epoch. That of two runs is (epoch, session).
 
     state      event                                              next
     AWAY       connected                                          LISTENING, and asks who leads
-    LISTENING  the question came back, or does not (timeout)      CLAIMING, and says its epoch
-    CLAIMING   CLAIM_S have passed                                LEADING
+    LISTENING  the question came back, or does not (timeout)      CLAIMING, and says its rank
+    CLAIMING   nobody objects for a while                         LEADING
+    CLAIMING   the same, and another one has had its epoch        starts anew with a higher one
     LISTENING  what is retained forbids it to lead                FENCED
-    CLAIMING   the same; another leads; a better claim            FENCED
-    LEADING    another leads with a higher (epoch, session),      FENCED
-               or has made a version that this one has not
+    CLAIMING   the same; one leads that holds as much of the      FENCED
+               run; a claim of a higher rank
+    LEADING    another one of a higher rank leads, or one that    FENCED
+               holds a newer version claims the lead or has
+               announced it
+    LEADING    another one has had a higher epoch                 starts anew with one above it
     any other  disconnected                                       AWAY
     FENCED     anything                                           FENCED
+
+Devices ignore an epoch that is lower than one they have seen, and what the broker retains may be
+lost: so an epoch that somebody claims is taken for one that devices have seen. A last will is
+given when a connection begins, so that a higher epoch needs a new one.
 
 Pure. A broker delivers in order, so when the own question comes back, everything that it retains
 has come, and so has what was queued for an earlier process with this client id: only what comes
@@ -44,6 +55,11 @@ logger = logging.getLogger(__name__)
 QUESTION_S = 5.0
 # How long an aggregator that leads, or starts at the same moment, has to answer a claim.
 CLAIM_S = 1.0
+# The same where the broker says that another one is at work: its answer may need a slow link.
+CLAIM_BESIDE_S = 10.0
+# Whoever claims a higher epoch is answered at once, and yields or leads in this time. Starting anew
+# only then keeps two from doing so in turn.
+RAISE_S = 5.0
 # Another one's messages come in a bunch; what stands is said again behind the last of them.
 RESTATE_S = 1.0
 
@@ -74,14 +90,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class RaiseEpoch:
-    """Make this epoch durable before anything that follows.
-
-    Attributes:
-        again: The epoch before was used over this connection already: start anew with the next one.
-    """
+    """Make this epoch durable, and start anew with it."""
 
     epoch: int
-    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +112,14 @@ class Restate:
 
 @dataclass(frozen=True, slots=True)
 class Yield:
-    """Publish nothing more, and end with this line."""
+    """End with this line.
+
+    Attributes:
+        word: The last that is published, not retained: whoever leads needs a higher epoch.
+    """
 
     text: str
+    word: ServiceStatus
 
 
 FenceOutput = Claim | RaiseEpoch | Lead | Answer | Restate | Yield | Publish
@@ -140,7 +156,7 @@ class Fence:
     Args:
         run: Its run.
         epoch: Its start's number in that run.
-        session: Random per start; of two equal epochs the higher session wins.
+        session: Random per start; of two that are equal otherwise the higher session wins.
         software: The software's version, for the status.
         version: The newest adapter version that its journal holds.
         sha256: That version's digest, as it is announced.
@@ -166,6 +182,7 @@ class Fence:
         self._model: ModelStatus | None = None
         # The highest epoch that another one has claimed or had in this run.
         self._highest = 0
+        self._raise_at: float | None = None
         self._told: set[tuple[str, str]] = set()
 
     @property
@@ -193,7 +210,7 @@ class Fence:
             return []
         self.state, self._since = FenceState.LISTENING, now
         self._other, self._other_run, self._model = None, "", None
-        self._restate_at = None
+        self._restate_at = self._raise_at = None
         self._questions += 1
         return [Claim(self._question())]
 
@@ -216,7 +233,7 @@ class Fence:
             case None:
                 is_foreign = True  # somebody took away what stands
         if self.state is FenceState.LEADING:
-            if reason := self._fork():
+            if reason := self._fork(self._shown()):
                 return self._yield(reason)
             if is_foreign:
                 self._restate_at = now + RESTATE_S
@@ -236,6 +253,8 @@ class Fence:
                 return self._claim(now)
             case FenceState.CLAIMING:
                 return self._lead()
+        if self._raise_at is not None and now >= self._raise_at:
+            return [RaiseEpoch(self._highest + 1)]
         self._restate_at = None
         return [Restate()]
 
@@ -245,9 +264,12 @@ class Fence:
             case FenceState.LISTENING:
                 return self._since + QUESTION_S
             case FenceState.CLAIMING:
-                return self._since + CLAIM_S
+                other = self._other
+                is_beside = other is not None and other.state in _BUSY
+                return self._since + (CLAIM_BESIDE_S if is_beside else CLAIM_S)
             case FenceState.LEADING:
-                return self._restate_at
+                moments = (self._restate_at, self._raise_at)
+                return min((moment for moment in moments if moment is not None), default=None)
         return None
 
     # What another one says ----------------------------------------------------------------------
@@ -255,16 +277,17 @@ class Fence:
     def _status(self, status: ServiceStatus, *, retained: bool, now: float) -> list[FenceOutput]:
         if status.session == self._session:
             return self._own(status, now=now)
+        if self._run_of(status) == self._run:
+            self._highest = max(self._highest, status.epoch)
         is_claim = status.state is ServiceState.STARTING
-        if not is_claim:
+        # What comes before the question does, and is not retained, was queued: it may be over.
+        if not is_claim and (retained or self.state is not FenceState.LISTENING):
             self._other = status
         match self.state:
             case FenceState.CLAIMING if is_claim:
                 return self._rival(status)
             case FenceState.CLAIMING:
-                is_there = not retained and status.state not in _GONE
-                reason = self._led_by(status) if is_there else self._objection()
-                return self._yield(reason) if reason else []
+                return self._answered(status, retained=retained)
             case FenceState.LEADING:
                 return self._beside(status, now=now)
         return []
@@ -282,32 +305,48 @@ class Fence:
         """Take the claim of one that starts at the same moment; questions claim nothing."""
         if status.epoch <= 0:
             return []
-        if self._key(status) > (self.epoch, self._session):
+        if self._is_outranked_by(status):
             return self._yield(
                 f"another aggregator (session {status.session}, run {status.run[:8]}) started at "
                 "the same moment and goes on: let one of the two run, and give each run a "
                 "federation of its own"
             )
-        self._note_epoch(status)
         return [Claim(self._word(self.epoch))]  # it may have subscribed after the first one
+
+    def _answered(self, status: ServiceStatus, *, retained: bool) -> list[FenceOutput]:
+        """Take the word of one that leads, or has led, while this one claims the lead."""
+        if retained or status.state in _GONE:
+            reason = self._objection()
+        elif self._is_ahead_of(status):
+            return [Claim(self._word(self.epoch))]  # it gives way as soon as it hears of this one
+        else:
+            reason = self._led_by(status)
+        return self._yield(reason) if reason else []
 
     def _beside(self, status: ServiceStatus, *, now: float) -> list[FenceOutput]:
         """Take the word of another one while this one leads."""
+        is_same = self._run_of(status) == self._run
         if status.state is ServiceState.STARTING:
+            if is_same and status.adapter_version > self._version:
+                return self._yield(self._led_by(status))
+            self._plan_raise(above=self.epoch, now=now)
             return [Answer(), *self._alert_two(status)]
         self._restate_at = now + RESTATE_S
         if status.state in _GONE:
-            # It has never led: that would have been heard. Its word took this one's place.
+            # It does not lead: that would have been heard. Its word took this one's place.
+            self._plan_raise(above=self.epoch, now=now)
             return [Answer()]
-        is_same = self._run_of(status) == self._run
-        if self._key(status) > (self.epoch, self._session):
+        if self._is_outranked_by(status):
             return self._yield(self._led_by(status))
         if not is_same:
             return [Answer(), *self._alert_two(status)]
-        if status.epoch == self.epoch:
-            # Devices could not tell the two apart.
-            return [RaiseEpoch(self.epoch + 1, again=True)]
+        # With one epoch, devices could not tell the two apart.
+        self._plan_raise(above=self.epoch - 1, now=now)
         return [Answer(), *self._alert_fenced(status)]
+
+    def _plan_raise(self, *, above: int, now: float) -> None:
+        if self._highest > above and self._raise_at is None:
+            self._raise_at = now + RAISE_S
 
     # Taking the lead ----------------------------------------------------------------------------
 
@@ -316,50 +355,45 @@ class Fence:
         if reason := self._objection():
             return self._yield(reason)
         self.state, self._since = FenceState.CLAIMING, now
-        return [*self._raise(), Claim(self._word(self.epoch))]
+        return [Claim(self._word(self.epoch))]
 
     def _lead(self) -> list[FenceOutput]:
         if reason := self._objection():
             return self._yield(reason)
-        outputs: list[FenceOutput] = [*self._raise(), Lead()]
+        if self._highest >= self.epoch:
+            return [RaiseEpoch(self._highest + 1)]
+        outputs: list[FenceOutput] = [Lead()]
         if not self._has_led:
             outputs += self._alert_start()
         self.state, self._has_led = FenceState.LEADING, True
         logger.info("session=%s leads run=%s epoch=%d", self._session, self._run, self.epoch)
         return outputs
 
-    def _raise(self) -> list[FenceOutput]:
-        """Go above every epoch that another one has had in this run."""
-        if self._other is not None:
-            self._note_epoch(self._other)
-        if self._highest < self.epoch:
-            return []
-        self.epoch = self._highest + 1
-        return [RaiseEpoch(self.epoch, again=self._has_led)]
-
-    def _note_epoch(self, status: ServiceStatus) -> None:
-        if self._run_of(status) == self._run:
-            self._highest = max(self._highest, status.epoch)
-
     def _objection(self) -> str:
         """Return why this one must not lead, as far as what is retained says; "" where it may."""
         other = self._other
-        if other is not None and self._run_of(other) == self._run:
-            if self._has_led and self._key(other) > (self.epoch, self._session):
-                return self._led_by(other)
-        elif other is not None and other.state in _BUSY:
+        if other is None:
+            return self._fork(self._shown())
+        if self._run_of(other) != self._run:
+            return self._led_by(other) if other.state in _BUSY else self._fork(self._shown())
+        is_there = other.state not in _GONE
+        if self._has_led and is_there and self._is_outranked_by(other):
             return self._led_by(other)
-        return self._fork()
+        had = other.adapter_version, other.adapter_sha256
+        return self._fork(self._shown()) or self._fork(had)
 
-    def _fork(self) -> str:
-        """Return what is wrong where the broker shows a version that this one has not made."""
+    def _shown(self) -> tuple[int, str]:
+        """Return the version of this run that the broker shows, and its digest."""
         model = self._model
-        if model is None or model.run != self._run or model.version < self._version:
-            return ""
-        if (model.version, model.sha256) == (self._version, self._sha256):
+        is_own = model is not None and model.run == self._run
+        return (model.version, model.sha256) if model is not None and is_own else (-1, "")
+
+    def _fork(self, shown: tuple[int, str]) -> str:
+        """Return what is wrong where another one has had a version that this one has not made."""
+        if shown[0] < self._version or shown == (self._version, self._sha256):
             return ""
         return (
-            f"run {self._run[:8]} has an adapter version {model.version} that this state folder "
+            f"run {self._run[:8]} has an adapter version {shown[0]} that this state folder "
             f"does not hold (its newest is {self._version}): it is an old or another copy, and to "
             "go on would fork the run. Put the newest copy of the state folder back, or begin a "
             "new run in an empty state_dir"
@@ -380,7 +414,7 @@ class Fence:
 
     def _yield(self, reason: str) -> list[FenceOutput]:
         self.state = FenceState.FENCED
-        return [Yield(reason)]
+        return [Yield(reason, self._word(self.epoch))]
 
     # Small things -------------------------------------------------------------------------------
 
@@ -388,13 +422,26 @@ class Fence:
         # Software before the field existed says its run on `coord/run` alone.
         return status.run or self._other_run
 
-    @staticmethod
-    def _key(status: ServiceStatus) -> tuple[int, str]:
-        return status.epoch, status.session
+    def _is_outranked_by(self, status: ServiceStatus) -> bool:
+        theirs, own = (status.epoch, status.session), (self.epoch, self._session)
+        # Software before the field existed does not say its version.
+        if self._run_of(status) != self._run or status.adapter_version < 0:
+            return theirs > own
+        return (status.adapter_version, *theirs) > (self._version, *own)
+
+    def _is_ahead_of(self, status: ServiceStatus) -> bool:
+        is_same = self._run_of(status) == self._run
+        return is_same and 0 <= status.adapter_version < self._version
 
     def _word(self, epoch: int) -> ServiceStatus:
         return ServiceStatus(
-            ServiceState.STARTING, self._session, self._software, run=self._run, epoch=epoch
+            ServiceState.STARTING,
+            self._session,
+            self._software,
+            run=self._run,
+            epoch=epoch,
+            adapter_version=self._version,
+            adapter_sha256=self._sha256,
         )
 
     def _question(self) -> ServiceStatus:

@@ -32,6 +32,28 @@ MAX_HELD_UPLOADS = 256
 MAX_HELD_BYTES = 32 << 20
 
 
+class FencedOff(Exception):
+    """Another aggregator leads, or must: this one says `word`, and nothing more."""
+
+    def __init__(self, text: str, word: Publication) -> None:
+        super().__init__(text)
+        self.word = word
+
+
+class EpochUsed(Exception):
+    """Another aggregator has had this epoch as well: start anew with a higher one.
+
+    The last will carries the epoch, and is given with a connection.
+
+    Attributes:
+        cuts: What the link knows of another process with its client id.
+    """
+
+    def __init__(self, cuts: int) -> None:
+        super().__init__()
+        self.cuts = cuts
+
+
 class Gate:
     """Puts a fence before a link.
 

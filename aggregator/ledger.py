@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 from aggregator.journal import RoundRecord, RoundState, Tally
 
@@ -14,6 +16,16 @@ RESTART_GRACE_S = 30.0
 SAVE_INTERVAL_S = 30.0
 
 
+@dataclass(slots=True)
+class _Cost:
+    """A `Tally` that is still counted; each message changes it."""
+
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    attempt_s: float
+
+
 class Ledger:
     """Keeps one `RoundRecord` up to date; each round has a ledger of its own.
 
@@ -22,9 +34,47 @@ class Ledger:
     """
 
     def __init__(self, record: RoundRecord) -> None:
-        self.record = record
+        self._record = record
+        tally = record.tally
+        self._cost = _Cost(tally.bytes_up, tally.bytes_down, tally.seconds, record.attempt_s)
+        self._is_behind = False  # the record, of what was counted
+        self._may_deliver = set(record.invited).difference(record.barred)
         self._running_since: float | None = None
         self._save_at: float | None = None
+
+    @property
+    def record(self) -> RoundRecord:
+        """The round with all that was counted; its seconds are those of the last `current`."""
+        if self._is_behind:
+            cost, tally = self._cost, self._record.tally
+            self._is_behind = False
+            self._record = replace(
+                self._record,
+                attempt_s=cost.attempt_s,
+                tally=Tally(
+                    bytes_up=cost.bytes_up,
+                    bytes_down=cost.bytes_down,
+                    seconds=cost.seconds,
+                    late=tally.late,
+                    refused=tally.refused,
+                    dropped=tally.dropped,
+                ),
+            )
+        return self._record
+
+    @property
+    def round_id(self) -> int:
+        """The round."""
+        return self._record.round_id
+
+    @property
+    def may_deliver(self) -> AbstractSet[str]:
+        """The devices that were asked and not barred: a view, which changes."""
+        return self._may_deliver
+
+    def has_declined(self, client_id: str) -> bool:
+        """Say whether a device will not train in this attempt."""
+        return _is_in(self._record.declined, client_id)
 
     def current(self, now: float) -> RoundRecord:
         """Bring the seconds up to date, and return the record, which is to be saved."""
@@ -32,8 +82,9 @@ class Ledger:
         if self._running_since is not None:
             elapsed_s = now - self._running_since
             self._running_since = now
-            self.record = replace(self.record, attempt_s=self.record.attempt_s + elapsed_s)
-            self._tally(seconds=self.record.tally.seconds + elapsed_s)
+            self._cost.attempt_s += elapsed_s
+            self._cost.seconds += elapsed_s
+            self._is_behind = True
         return self.record
 
     def run(self, now: float) -> None:
@@ -43,7 +94,7 @@ class Ledger:
 
     def left_s(self, deadline_s: float) -> float:
         """Return how long an attempt of `deadline_s` goes on after a restart."""
-        return min(deadline_s, max(RESTART_GRACE_S, deadline_s - self.record.attempt_s))
+        return min(deadline_s, max(RESTART_GRACE_S, deadline_s - self._cost.attempt_s))
 
     def next_save(self) -> float | None:
         """Return when the record was not saved for so long that it should be."""
@@ -55,69 +106,90 @@ class Ledger:
 
     def attempt(self, cohort: Iterable[str]) -> None:
         """Note that the round is opened (again), and whom it asks."""
-        attempt = self.record.attempt + 1
-        self.record = replace(self.record, attempt=attempt, attempt_s=0.0, cohort=(), declined=())
+        attempt = self._record.attempt + 1
+        self._cost.attempt_s = 0.0
+        self._change(attempt=attempt, attempt_s=0.0, cohort=(), declined=())
         self.ask(cohort)
 
     def ask(self, client_ids: Iterable[str]) -> None:
         """Note that these devices are asked as well."""
-        asked = set(client_ids)
-        self.record = replace(
-            self.record,
-            cohort=tuple(sorted({*self.record.cohort, *asked})),
-            invited=tuple(sorted({*self.record.invited, *asked})),
+        asked = sorted(client_ids)
+        record = self._record
+        self._may_deliver.update(set(asked).difference(record.barred))
+        self._change(
+            cohort=_with(record.cohort, asked),
+            invited=_with(record.invited, asked),
         )
 
     def decline(self, client_id: str) -> None:
         """Note that a device will not train in this attempt."""
-        declined = tuple(sorted({*self.record.declined, client_id}))
-        self.record = replace(self.record, declined=declined)
+        self._change(declined=_with(self._record.declined, (client_id,)))
 
     def accept(self, client_id: str) -> None:
         """Note that a device trains after all."""
-        declined = tuple(name for name in self.record.declined if name != client_id)
-        self.record = replace(self.record, declined=declined)
+        declined = tuple(name for name in self._record.declined if name != client_id)
+        self._change(declined=declined)
 
     def bar(self, client_ids: Iterable[str]) -> None:
         """Note that the updates of these devices did not decode: they are not asked again."""
-        barred = tuple(sorted({*self.record.barred, *client_ids}))
-        self.record = replace(self.record, barred=barred)
+        barred = _with(self._record.barred, client_ids)
+        self._may_deliver.difference_update(barred)
+        self._change(barred=barred)
 
     def mark(self, state: RoundState, *, now: float) -> RoundRecord:
         """Move to this state, and return the record."""
         self.current(now)
-        self.record = replace(self.record, state=state)
+        self._change(state=state)
         return self.record
 
     def leave(self, now: float) -> RoundRecord:
         """End the attempt: nobody is asked, and no seconds pass, until the next one."""
         self.current(now)
         self._running_since = None
-        self.record = replace(self.record, state=RoundState.OPEN, cohort=(), declined=())
+        self._change(state=RoundState.OPEN, cohort=(), declined=())
         return self.record
 
     def count_up(self, packet_bytes: int) -> None:
         """Count bytes that came as part of an upload."""
-        self._tally(bytes_up=self.record.tally.bytes_up + packet_bytes)
+        self._cost.bytes_up += packet_bytes
+        self._is_behind = True
 
     def count_down(self, packet_bytes: int) -> None:
         """Count bytes that were published under `flx/`."""
-        self._tally(bytes_down=self.record.tally.bytes_down + packet_bytes)
+        self._cost.bytes_down += packet_bytes
+        self._is_behind = True
 
     def count_late(self, *, updates: int = 1, dropped: int = 0) -> None:
         """Count updates that came too late, and how many of them the run's policy threw away."""
-        tally = self.record.tally
-        self._tally(late=tally.late + updates, dropped=tally.dropped + dropped)
+        tally = self._record.tally
+        late, dropped = tally.late + updates, tally.dropped + dropped
+        self._change(tally=replace(tally, late=late, dropped=dropped))
 
     def keep_norms(self, norms: Iterable[float]) -> None:
         """Note the norms of the updates that are in the adapter."""
-        self.record = replace(self.record, norms=tuple(norms))
+        self._change(norms=tuple(norms))
 
     def count_refused(self, reason: str) -> None:
         """Count something that was not let in."""
-        refused = self.record.tally.refused
-        self._tally(refused={**refused, reason: refused.get(reason, 0) + 1})
+        refused = self._record.tally.refused
+        refused = {**refused, reason: refused.get(reason, 0) + 1}
+        self._change(tally=replace(self._record.tally, refused=refused))
 
-    def _tally(self, **changes: object) -> None:
-        tally: Tally = replace(self.record.tally, **changes)  # type: ignore[arg-type] # by name
-        self.record = replace(self.record, tally=tally)
+    def _change(self, **changes: object) -> None:
+        self._record = replace(self._record, **changes)  # type: ignore[arg-type] # by name
+
+
+def _is_in(names: tuple[str, ...], name: str) -> bool:
+    """Say whether a name is among names that are sorted."""
+    at = bisect_left(names, name)
+    return at < len(names) and names[at] == name
+
+
+def _with(names: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    """Return names that are sorted with others among them, each once."""
+    merged = list(names)
+    for name in more:
+        at = bisect_left(merged, name)
+        if merged[at : at + 1] != [name]:
+            merged.insert(at, name)
+    return tuple(merged)

@@ -19,9 +19,11 @@ is left of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
+from aggregator.agenda import Agenda
 from transport.control import RoundPhase
 
 
@@ -122,28 +124,52 @@ class Round:
         self._asked: set[str] = set()
         self._declined: set[str] = set()
         self._silent: set[str] = set()
-        self._answer_by: dict[str, float] = {}
+        self._answer_by = Agenda()
         self._arrived: dict[str, bool] = dict(arrived)
+        # What follows from these, kept up by `_place`.
+        self._delivered: set[str] = set()
+        self._cohort: set[str] = set()
+        self._awaited: set[str] = set()
+        self._busy: set[str] = set()
+        for client_id in arrived:
+            self._place(client_id)
+
+    # Whom there is: views, which change.
 
     @property
-    def cohort(self) -> frozenset[str]:
+    def cohort(self) -> AbstractSet[str]:
         """The devices that have been asked, and have neither declined nor fallen silent."""
-        return frozenset(self._asked - self._declined - self._silent)
+        return self._cohort
 
     @property
-    def asked(self) -> frozenset[str]:
+    def asked(self) -> AbstractSet[str]:
         """The devices that have been asked in this attempt, those that said no or nothing too."""
-        return frozenset(self._asked)
+        return self._asked
 
     @property
-    def silent(self) -> frozenset[str]:
+    def silent(self) -> AbstractSet[str]:
         """The devices that have been asked and have not answered in time."""
-        return frozenset(self._silent)
+        return self._silent
+
+    @property
+    def delivered(self) -> AbstractSet[str]:
+        """The devices whose updates are complete."""
+        return self._delivered
+
+    @property
+    def busy(self) -> AbstractSet[str]:
+        """The devices that are in the cohort or have brought something."""
+        return self._busy
+
+    @property
+    def awaited(self) -> AbstractSet[str]:
+        """The devices that something is still expected of."""
+        return self._awaited
 
     @property
     def complete(self) -> int:
         """Updates of which everything is durable."""
-        return sum(self._arrived.values())
+        return len(self._delivered)
 
     @property
     def partial(self) -> int:
@@ -160,12 +186,15 @@ class Round:
             case Declined(client_id):
                 self._heard(client_id)
                 self._declined.update({client_id} & self._asked)
+                self._place(client_id)
             case Accepted(client_id):
                 self._heard(client_id)
                 self._declined.discard(client_id)
+                self._place(client_id)
             case Arrived(client_id, complete):
                 self._heard(client_id)
                 self._arrived[client_id] = complete or self._arrived.get(client_id, False)
+                self._place(client_id)
         return self.tick(now)
 
     def tick(self, now: float) -> list[RoundOutput]:
@@ -186,7 +215,7 @@ class Round:
             return [Abandoned(len(self._arrived))]
         if silent := self._overdue(now):
             return [Silent(silent)]
-        if has_quorum and not self.awaited:
+        if has_quorum and not self._awaited:
             return self._close(CloseReason.EXHAUSTED)
         return []
 
@@ -194,36 +223,47 @@ class Round:
         """Return the next moment at which an answer is overdue, at the latest the deadline."""
         if self.phase is not RoundPhase.OPEN:
             return None
-        return min([self.deadline, *self._answer_by.values()])
-
-    @property
-    def awaited(self) -> frozenset[str]:
-        """The devices that something is still expected of."""
-        # A partial update of an earlier attempt is awaited as well: its device still sends.
-        done = {client_id for client_id, complete in self._arrived.items() if complete}
-        return (self.cohort | self._arrived.keys()) - self._declined - done
+        answer_by = self._answer_by.next()
+        return self.deadline if answer_by is None else min(self.deadline, answer_by)
 
     def _ask(self, client_ids: tuple[str, ...], *, answer_by: float | None) -> None:
         self._asked.update(client_ids)
         for client_id in client_ids:
-            if client_id in self._declined or self._arrived.get(client_id, False):
-                continue
-            self._heard(client_id)
-            if answer_by is None:
-                self._silent.add(client_id)
-            else:
-                self._answer_by[client_id] = answer_by
+            if client_id not in self._declined and client_id not in self._delivered:
+                self._heard(client_id)
+                if answer_by is None:
+                    self._silent.add(client_id)
+                self._answer_by.put(client_id, answer_by)
+            self._place(client_id)
 
     def _heard(self, client_id: str) -> None:
         self._silent.discard(client_id)
-        self._answer_by.pop(client_id, None)
+        self._answer_by.put(client_id, None)
+
+    def _place(self, client_id: str) -> None:
+        """Note where a device belongs by what is known of it."""
+        has_declined = client_id in self._declined
+        has_sent, has_delivered = client_id in self._arrived, self._arrived.get(client_id, False)
+        is_in = client_id in self._asked and not has_declined and client_id not in self._silent
+        # A partial update of an earlier attempt is awaited as well: its device still sends.
+        is_awaited = (is_in or has_sent) and not has_declined and not has_delivered
+        for belongs, devices in (
+            (is_in, self._cohort),
+            (is_in or has_sent, self._busy),
+            (is_awaited, self._awaited),
+            (has_delivered, self._delivered),
+        ):
+            if belongs:
+                devices.add(client_id)
+            else:
+                devices.discard(client_id)
 
     def _overdue(self, now: float) -> tuple[str, ...]:
         """Return the devices whose answer is overdue, and count them out."""
-        overdue = tuple(sorted(name for name, due in self._answer_by.items() if now >= due))
+        overdue = tuple(sorted(self._answer_by.take(now)))
         self._silent.update(overdue)
         for client_id in overdue:
-            del self._answer_by[client_id]
+            self._place(client_id)
         return overdue
 
     def _close(self, reason: CloseReason) -> list[RoundOutput]:

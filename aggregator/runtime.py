@@ -35,7 +35,7 @@ from aggregator.fencing import (
     Restate,
     Yield,
 )
-from aggregator.gate import Gate, encode
+from aggregator.gate import EpochUsed, FencedOff, Gate, encode
 from aggregator.inbound import Unreadable, read
 from aggregator.outputs import (
     Aggregate,
@@ -82,14 +82,6 @@ _JOURNALED = (SaveRound, JournalManifest, JournalSegment, JournalEvaluation)
 _BARRIERS = (Freeze, Aggregate, Reopen, Commit, Finish, RaiseEpoch, Lead, Answer, Restate, Yield)
 
 
-class FencedOff(Exception):
-    """Another aggregator leads, or must: this one says nothing more."""
-
-
-class EpochUsed(Exception):
-    """Another aggregator has had this epoch as well: start anew with the next one."""
-
-
 def run(config: AggregatorConfig) -> int:
     """Run the aggregator until it is told to stop, or has finished where it is to exit then.
 
@@ -102,10 +94,9 @@ def run(config: AggregatorConfig) -> int:
         stream=sys.stderr,
     )
     try:
-        while True:
-            with contextlib.suppress(EpochUsed):
-                _serve(config)
-                break
+        cuts: int | None = 0
+        while cuts is not None:
+            cuts = _serve(config, cuts)
     except (BadAdapter, ForeignJournal, BadLinkConfig, OverflowError) as error:
         return _failed(error, ExitCode.CONFIG)
     except (LoginRefused, PublishingRefused, SessionTakenOver, FencedOff) as error:
@@ -117,17 +108,22 @@ def run(config: AggregatorConfig) -> int:
     return ExitCode.OK
 
 
-def _serve(config: AggregatorConfig) -> None:
+def _serve(config: AggregatorConfig, cuts: int) -> int | None:
+    """Run one service; return what the next one's link is to know where it is to be followed."""
     with open_state_folder(config) as state:
-        service = Service(config, state)
+        service = Service(config, state, cuts=cuts)
         with _signals(service):
-            service.serve()
+            try:
+                service.serve()
+            except EpochUsed as used:
+                return used.cuts
+    return None
 
 
 class Service:
     """Carries out what the coordinator decides."""
 
-    def __init__(self, config: AggregatorConfig, state: StateFolder) -> None:
+    def __init__(self, config: AggregatorConfig, state: StateFolder, *, cuts: int = 0) -> None:
         self._config = config
         self._state = state
         self._topics = Topics(config.federation)
@@ -152,6 +148,7 @@ class Service:
             client_id=config.client_id,
             subscriptions=self._topics.aggregator_filters(),
             will=self._status(ServiceState.LOST, "the connection ended without goodbye"),
+            cuts=cuts,
         )
         self._gate = Gate(
             self._link,
@@ -188,7 +185,7 @@ class Service:
             LinkError: The broker is not reached at the start, or refuses this process.
             StoreUnavailable: The disk does not do its work.
             FencedOff: Another aggregator leads.
-            EpochUsed: To be opened and served again.
+            EpochUsed: To be opened and served again, unless it was told to stop.
         """
         logger.info(
             "run=%s epoch=%d version=%d rounds=%d",
@@ -197,7 +194,8 @@ class Service:
             self._state.snapshot.version,
             self._config.rounds,
         )
-        farewell = ServiceState.FAILED, "stopped by an error"
+        farewell = self._status(ServiceState.FAILED, "stopped by an error")
+        word: Publication | None = None
         self._link.open()
         try:
             self._link.wait_connected(self._config.broker.connect_timeout_s)
@@ -206,10 +204,17 @@ class Service:
             finished = self._coordinator.state is State.FINISHED
             # The run's end is what matters to those who read it; the reason says who is left.
             state = ServiceState.FINISHED if finished else ServiceState.OFFLINE
-            farewell = state, "the process has ended"
+            farewell = self._status(state, "the process has ended")
+        except EpochUsed:
+            farewell = self._status(ServiceState.OFFLINE, "starts anew with a higher epoch")
+            if not self._stopping.is_set():
+                raise
+        except FencedOff as fenced:
+            word = fenced.word
+            raise
         finally:
             # Who does not lead leaves the word of the one that does in its place.
-            self._link.close(farewell=self._status(*farewell) if self._fence.leads else None)
+            self._link.close(farewell=word or (farewell if self._fence.leads else None))
 
     def _may_exit(self) -> bool:
         finished = self._coordinator.state is State.FINISHED
@@ -338,19 +343,18 @@ class Service:
         """Do what the fence decided."""
         now = time.monotonic()
         match output:
-            case RaiseEpoch(epoch, again):
-                if again:
-                    raise EpochUsed
-                self._state.store.raise_epoch(epoch)
-                self._coordinator = self._make_coordinator()
+            case RaiseEpoch(epoch):
+                self._state.store.raise_epoch(epoch - 1)  # each start adds one
+                raise EpochUsed(self._link.cuts)
             case Lead():
                 return self._lead(now)
             case Answer():
                 return self._coordinator.status()
             case Restate():
                 return self._coordinator.connected(now)
-            case Yield(text):
-                raise FencedOff(text)
+            case Yield(text, word):
+                topic = self._topics.topic(CoordStatus())
+                raise FencedOff(text, Publication(topic, encode(topic, word)))
         return []
 
     def _aggregate(self, aggregate: Aggregate) -> list[Output]:
@@ -457,6 +461,7 @@ class Service:
     def _status(self, state: ServiceState, reason: str = "") -> Publication:
         topic = self._topics.topic(CoordStatus())
         run = self._state.store.run
+        # No version: a last will may come late, or from one that has announced nothing.
         status = ServiceStatus(
             state, self._session, self._version, reason, time.time(), run.run, run.epoch
         )

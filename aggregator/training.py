@@ -24,7 +24,7 @@ from aggregator.admission import Terms
 from aggregator.announcements import AdapterFacts, Announcer
 from aggregator.bulletin import Bulletin
 from aggregator.closing import ABANDONED, Aggregated, abandoned, conclude
-from aggregator.cohort import Presence
+from aggregator.cohort import Presence, cohort_size
 from aggregator.history import History
 from aggregator.invitations import Invitations
 from aggregator.journal import RoundRecord, RoundState, Snapshot
@@ -102,14 +102,15 @@ class Training:
         self.adapter = adapter
         self.last_summary = snapshot.summaries[-1] if snapshot.summaries else None
         self._announcer = announcer
-        self._config = announcer.config
+        self._config = config = announcer.config
         self._presence = presence
         self._invitations = Invitations(announcer, presence)
         self._history = History(announcer, snapshot.earlier)
         self.quotas = Quotas(self._config.quotas)
         self._refusals = Refusals()
         self._bulletin = Bulletin()
-        self._ledger = Ledger(snapshot.round or RoundRecord(round_id=adapter.version + 1))
+        self._cohort_size = cohort_size(config.goal, over_selection=config.over_selection)
+        self._begin(snapshot.round or RoundRecord(round_id=adapter.version + 1))
         self._round: Round | None = None
         self._frozen: tuple[FrozenUpdate, ...] = ()
         self._uploads = Uploads(
@@ -135,7 +136,7 @@ class Training:
             logger.info("round=%d was frozen before the restart", record.round_id)
             self.state = TrainingState.CLOSING
             self._ledger.run(now)
-            self._frozen = self._uploads.frozen(self._terms())
+            self._frozen = self._uploads.frozen(self._terms)
             return [self._aggregate()]
         if record.cohort:
             logger.info("round=%d attempt=%d goes on", record.round_id, record.attempt)
@@ -173,7 +174,7 @@ class Training:
         """Take a device's word on whether it trains; who declines is replaced."""
         current = (answer.run, answer.round_id) == (
             self._announcer.facts.run,
-            self._record.round_id,
+            self._ledger.round_id,
         )
         if self._round is None or self.state is not TrainingState.OPEN or not current:
             return []
@@ -181,7 +182,7 @@ class Training:
             return []
         if answer.accepted:
             return self._accepted(client_id, now=now)
-        if client_id in self._record.declined:
+        if self._ledger.has_declined(client_id):
             return []
         logger.info(
             "declined round=%d client=%s: %.200r", answer.round_id, client_id, answer.reason
@@ -197,14 +198,14 @@ class Training:
     def _accepted(self, client_id: str, *, now: float) -> list[Output]:
         """Count a device in that was silent, or declined an earlier attempt a moment too late."""
         saved: list[Output] = []
-        if client_id in self._record.declined:
+        if self._ledger.has_declined(client_id):
             self._ledger.accept(client_id)
             saved.append(SaveRound(self._ledger.current(now)))
         return saved + self._round_event(Accepted(client_id), now=now)
 
     def announced(self, address: UpManifest, manifest: Manifest, *, now: float) -> list[Output]:
         """Take the manifest of an update."""
-        answers = self._uploads.announced(address, manifest, terms=self._terms(), now=now)
+        answers = self._uploads.announced(address, manifest, terms=self._terms, now=now)
         return self._translate_and_save(answers, now=now)
 
     def segment(self, address: UpSegment, segment: Segment, *, now: float) -> list[Output]:
@@ -284,8 +285,8 @@ class Training:
     def _open_if_possible(self, now: float) -> list[Output]:
         """Open the round, for the first time or again, where there is anybody to wait for."""
         arrived = self._uploads.arrived()
-        eligible = self._presence.eligible()
-        enough = len(eligible) >= self._config.devices_to_open
+        eligible = self._presence.eligible_count
+        enough = eligible >= self._config.devices_to_open
         cohort: tuple[str, ...] = ()
         if enough:
             attempt = self._record.attempt + 1
@@ -293,9 +294,9 @@ class Training:
                 self._record, attempt=attempt, busy=len(arrived), exclude=arrived
             )
         if not cohort and len(arrived) < self._config.quorum:
-            reason = f"{len(eligible)} of {self._config.devices_to_open} devices online"
+            reason = f"{eligible} of {self._config.devices_to_open} devices online"
             reason += ", and none of them may be asked again" if enough else ""
-            return [self._announcer.service(ServiceState.WAITING, reason)]
+            return [self._announcer.service(ServiceState.WAITING, self.adapter, reason)]
         self._ledger.attempt(cohort)
         # The record before the opening: what arrived may close the round at once, and only its
         # `Freeze` may say so on disk.
@@ -307,7 +308,7 @@ class Training:
         """Begin, or go on with, an attempt whose record is made."""
         self.state = TrainingState.OPEN
         self._ledger.run(now)
-        self.quotas.begin_round(self._terms().update_bytes)
+        self.quotas.begin_round(self._terms.update_bytes)
         self._round = Round(
             goal=self._config.goal,
             quorum=self._config.quorum,
@@ -319,18 +320,17 @@ class Training:
         names = ",".join(cohort)
         logger.info("round=%d attempt=%d opens cohort=%s", record.round_id, record.attempt, names)
         decided = self._invitations.join(self._round, cohort, now=now)
-        outputs = [self._announcer.service(ServiceState.RUNNING), self._round_status(now)]
-        return outputs + self._after_round(decided, now=now)
+        word = self._announcer.service(ServiceState.RUNNING, self.adapter)
+        return [word, self._round_status(now), *self._after_round(decided, now=now)]
 
     def _fill_cohort(self, now: float, *, leaving: str | None = None) -> list[Output]:
         """Ask more devices, where fewer are training than the goal needs and others are online."""
         assert self._round is not None
-        busy = (self._round.cohort | self._uploads.arrived().keys()) - {leaving}
-        exclude = busy | self._round.asked
-        attempt = self._record.attempt
-        joining = self._invitations.sample(
-            self._record, attempt=attempt, busy=len(busy), exclude=exclude
-        )
+        busy = len(self._round.busy) - (leaving in self._round.busy)
+        if busy >= self._cohort_size:
+            return []
+        record, known = self._record, self._round.busy | self._round.asked
+        joining = self._invitations.sample(record, attempt=record.attempt, busy=busy, exclude=known)
         if not joining:
             return []
         self._ledger.ask(joining)
@@ -346,9 +346,8 @@ class Training:
         """Ask devices of the cohort to train, but for those that have delivered or declined."""
         if self._round is None or self.state is not TrainingState.OPEN:
             return []
-        delivered = {name for name, complete in self._uploads.arrived().items() if complete}
         return self._invitations.commands(
-            self._record, self._round, client_ids, delivered=delivered, now=now
+            self._record, self._round, client_ids, delivered=self._round.delivered, now=now
         )
 
     # Closing ------------------------------------------------------------------------------------
@@ -394,7 +393,7 @@ class Training:
         return [saved, status, told, *self._open_if_possible(now)]
 
     def _close(self, reason: str, *, now: float) -> list[Output]:
-        self._frozen = self._uploads.freeze(self._terms())
+        self._frozen = self._uploads.freeze(self._terms)
         round_id = self._record.round_id
         logger.info("round=%d closes reason=%s updates=%d", round_id, reason, len(self._frozen))
         self.state = TrainingState.CLOSING
@@ -405,8 +404,7 @@ class Training:
         ]
 
     def _aggregate(self) -> Aggregate:
-        bound = self._history.norm_bound()
-        return Aggregate(self.adapter.version, self._frozen, norm_bound=bound)
+        return Aggregate(self.adapter.version, self._frozen, norm_bound=self._history.norm_bound())
 
     def _reopen(self, result: Aggregated, *, now: float) -> list[Output]:
         """Go on with the same round, without the updates that do not decode."""
@@ -439,7 +437,7 @@ class Training:
         self.adapter, self.last_summary = result.adapter, summary
         self._leave_round(now)
         self._history.committed(record)
-        self._ledger = Ledger(RoundRecord(round_id=summary.version + 1))
+        self._begin(RoundRecord(round_id=summary.version + 1))
         cleared = [Publish(ABANDONED, None, retain=True)] if record.attempt > 1 else []
         return [
             commit,
@@ -462,8 +460,11 @@ class Training:
     def _record(self) -> RoundRecord:
         return self._ledger.record
 
-    def _terms(self) -> Terms:
-        return replace(self._history.terms(self._record), cloned=self._presence.cloned)
+    def _begin(self, record: RoundRecord) -> None:
+        """Take up a round; its terms follow by themselves who may deliver, and who is cloned."""
+        self._ledger = Ledger(record)
+        invited, cloned = self._ledger.may_deliver, self._presence.cloned
+        self._terms: Terms = replace(self._history.terms(record), invited=invited, cloned=cloned)
 
     def _leave_round(self, now: float) -> RoundRecord:
         self.state, self._round, self._frozen = TrainingState.WAITING, None, ()

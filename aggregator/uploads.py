@@ -15,11 +15,13 @@ or after a restart; the answer is the same.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from aggregator.admission import LatePolicy, Refusal, Terms, admit, is_too_late
+from aggregator.agenda import Agenda
 from aggregator.journal import SettledUpdate, UpdateRecord
 from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
 from aggregator.quotas import Quotas
@@ -84,6 +86,7 @@ UploadOutput = (
 
 @dataclass(slots=True)
 class _Upload:
+    number: int  # in the order in which they were let in
     manifest: Manifest
     receiver: Receiver
     journaled_bytes: int = 0
@@ -92,6 +95,10 @@ class _Upload:
     @property
     def total(self) -> int:
         return len(self.manifest.segments)
+
+
+def _progress(upload: _Upload) -> UploadProgress:
+    return UploadProgress(upload.manifest.client_id, upload.receiver.complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,8 @@ class Uploads:
         self._quotas = quotas
         self._frozen = frozen
         self._uploads: dict[str, _Upload] = {}
+        self._number = itertools.count()
+        self._answers = Agenda()  # uid → when its device is owed an answer
         self._of_client: dict[str, dict[int, str]] = {}
         self._settled = Settled(settled or {})
         self._answered: dict[str, float] = {}
@@ -149,21 +158,18 @@ class Uploads:
         self._logged_late: set[tuple[int, str]] = set()
         for record in updates:
             receiver = Receiver(record.uid, record.manifest, held=record.held, policy=policy)
-            upload = _Upload(record.manifest, receiver, frozen=record.frozen or frozenset())
-            self._add(record.uid, upload)
+            upload = self._add(record.uid, record.manifest, receiver)
+            upload.frozen = record.frozen or frozenset()
             for index in record.held:
                 self._journal(upload, record.manifest.segments[index].length)
+        self._arrived = self._find_arrived()
 
-    def arrived(self) -> dict[str, bool]:
+    def arrived(self) -> Mapping[str, bool]:
         """Return device → whether its update is complete, for all that have a durable segment.
 
-        Only updates of the round that is on: nobody waits for a late one.
+        Only updates of the round that is on: nobody waits for a late one. A view, which changes.
         """
-        return {
-            upload.manifest.client_id: upload.receiver.complete
-            for upload in self._uploads.values()
-            if upload.receiver.held and self._is_fresh(upload)
-        }
+        return self._arrived
 
     def is_fresh(self, uid: str) -> bool:
         """Say whether an update is of the round that is on."""
@@ -219,8 +225,7 @@ class Uploads:
 
     def _let_in(self, uid: str, manifest: Manifest, *, now: float) -> list[UploadOutput]:
         receiver = Receiver(uid, manifest, policy=self._policy)
-        upload = _Upload(manifest, receiver)
-        self._add(uid, upload)
+        upload = self._add(uid, manifest, receiver)
         fresh = self._is_fresh(upload)
         logger.info(
             "%s round=%d client=%s uid=%s segments=%d",
@@ -249,8 +254,8 @@ class Uploads:
             return [UploadRefused(client_id, Refusal.IDENTITY.value, text)]
         if self._frozen:
             return []
-        is_held = address.index in upload.receiver.held
-        if not is_held and not self._quotas.has_room(len(segment.body)):
+        has_room = self._quotas.has_room(len(segment.body))
+        if not has_room and address.index not in upload.receiver.held:
             text = f"the journal is full: {self._quotas.disk_bytes} bytes of segments wait in it"
             return [UploadRefused(client_id, Refusal.QUOTA_DISK.value, text)]
         return self._translate(uid, upload.receiver.receive(address.index, segment.body, now=now))
@@ -261,12 +266,12 @@ class Uploads:
         if upload is None:
             return []
         answers = self._translate(uid, upload.receiver.stored(indices, now=now))
+        fresh, progress = self._is_fresh(upload), _progress(upload)
+        if fresh and upload.receiver.held:
+            self._arrived[progress.client_id] = progress.complete
         if self._frozen:
             return []  # what counts is decided; these are held for the case that the round goes on
-        if not self._is_fresh(upload):
-            return answers
-        progress = UploadProgress(upload.manifest.client_id, upload.receiver.complete)
-        return [*answers, progress]
+        return [*answers, progress] if fresh else answers
 
     def reconnected(self, now: float) -> list[UploadOutput]:
         """Say again what is held of every update, and the newest receipts: all may be lost.
@@ -289,16 +294,13 @@ class Uploads:
         if self._frozen:
             return []
         outputs: list[UploadOutput] = []
-        for uid, upload in self._uploads.items():
-            outputs += self._translate(uid, upload.receiver.tick(now))
+        for uid in sorted(self._answers.take(now), key=lambda uid: self._uploads[uid].number):
+            outputs += self._translate(uid, self._uploads[uid].receiver.tick(now))
         return outputs
 
     def next_wakeup(self) -> float | None:
         """Return when the next acknowledgement is due."""
-        if self._frozen:
-            return None
-        moments = (upload.receiver.next_wakeup() for upload in self._uploads.values())
-        return min((moment for moment in moments if moment is not None), default=None)
+        return None if self._frozen else self._answers.next()
 
     def freeze(self, terms: Terms) -> tuple[FrozenUpdate, ...]:
         """Let nothing more in, and return what counts, sorted by uid."""
@@ -367,6 +369,7 @@ class Uploads:
             self._settle(uid, receipt)
         self._thaw()
         self._round_id += 1
+        self._arrived = self._find_arrived()
         return outputs
 
     def client_of(self, uid: str) -> str:
@@ -376,10 +379,17 @@ class Uploads:
     def _is_fresh(self, upload: _Upload) -> bool:
         return upload.manifest.round_id == self._round_id
 
-    def _add(self, uid: str, upload: _Upload) -> None:
-        self._uploads[uid] = upload
-        manifest = upload.manifest
+    def _find_arrived(self) -> dict[str, bool]:
+        return {
+            upload.manifest.client_id: upload.receiver.complete
+            for upload in self._uploads.values()
+            if upload.receiver.held and self._is_fresh(upload)
+        }
+
+    def _add(self, uid: str, manifest: Manifest, receiver: Receiver) -> _Upload:
+        self._uploads[uid] = upload = _Upload(next(self._number), manifest, receiver)
         self._of_client.setdefault(manifest.client_id, {})[manifest.round_id] = uid
+        return upload
 
     def _journal(self, upload: _Upload, segment_bytes: int) -> None:
         upload.journaled_bytes += segment_bytes
@@ -389,6 +399,9 @@ class Uploads:
         upload = self._uploads.pop(uid)
         client_id, round_id = upload.manifest.client_id, upload.manifest.round_id
         self._quotas.freed(upload.journaled_bytes)
+        self._answers.put(uid, None)
+        if self._is_fresh(upload):
+            self._arrived.pop(client_id, None)
         del self._of_client[client_id][round_id]
         if not self._of_client[client_id]:
             del self._of_client[client_id]
@@ -466,6 +479,7 @@ class Uploads:
 
     def _translate(self, uid: str, outputs: Iterable[ReceiverOutput]) -> list[UploadOutput]:
         upload = self._uploads[uid]
+        self._answers.put(uid, upload.receiver.next_wakeup())
         client_id = upload.manifest.client_id
         translated: list[UploadOutput] = []
         for output in outputs:

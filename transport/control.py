@@ -120,7 +120,10 @@ class ServiceStatus:
     Attributes:
         session: Random per start of the aggregator.
         run: The run that it leads.
-        epoch: Its start's number in that run: of two aggregators, the lower one is fenced off.
+        epoch: Its start's number in that run: of two aggregators that hold the same version of it,
+            the lower one is fenced off.
+        adapter_version: The newest adapter version that it holds; -1 where it does not say.
+        adapter_sha256: That version's digest, as in ModelStatus.
     """
 
     state: ServiceState
@@ -130,6 +133,8 @@ class ServiceStatus:
     ts: float = 0.0
     run: str = ""
     epoch: int = 0
+    adapter_version: int = -1
+    adapter_sha256: str = ""
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -351,6 +356,7 @@ class TrainResponse:
         update_bytes: What its update will take at the most, fitted to its link.
         upload_s: How long that takes at the present goodput; None before anything was measured.
         goodput_bps: That goodput, in bits per second of accepted segments.
+        epoch: That of the command which it declines with the reason `epoch`; -1 otherwise.
     """
 
     run: str
@@ -360,11 +366,16 @@ class TrainResponse:
     update_bytes: int | None = None
     upload_s: float | None = None
     goodput_bps: float | None = None
+    epoch: int = -1
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class EvalResponse:
-    """A device's evaluation (`rsp/eval/<version>`); `tokens` is 0 where it could not."""
+    """A device's evaluation (`rsp/eval/<version>`); `tokens` is 0 where it could not.
+
+    Attributes:
+        epoch: As in TrainResponse.
+    """
 
     run: str
     version: int
@@ -372,6 +383,7 @@ class EvalResponse:
     tokens: int
     correct: int
     reason: str = ""
+    epoch: int = -1
 
 
 C = TypeVar("C")

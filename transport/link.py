@@ -85,6 +85,7 @@ class Link:
         receive_maximum: int | None = None,
         rng: random.Random | None = None,
         spread_s: float = 0.0,
+        cuts: int = 0,
     ) -> None:
         """Prepare a link; nothing is connected before `open`.
 
@@ -98,6 +99,7 @@ class Link:
             rng: Scatters the waits between connections.
             spread_s: Over so many seconds this link and its like come back to a broker that closed
                 or refused their connections (`transport.reconnect`).
+            cuts: Those of the link that this one follows in the same process.
 
         Raises:
             BadLinkConfig: The password file or a TLS file cannot be used; the text names it.
@@ -128,7 +130,7 @@ class Link:
         self._unacknowledged: deque[tuple[Sent, Publication]] = deque()
         self._generation = 0
         self._failures = 0
-        self._cuts = 0
+        self._cuts = cuts
         self._was_up = False
         self._refusal: LinkError | None = None
         self._last_failure = "no answer"
@@ -144,6 +146,11 @@ class Link:
     def alive(self) -> bool:
         """Whether the link's thread lives; False after `close`, a refusal, or a bug."""
         return self._thread.is_alive()
+
+    @property
+    def cuts(self) -> int:
+        """Connections in a row that look as if another process had this client id."""
+        return self._cuts
 
     @property
     def max_packet_bytes(self) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,18 @@ def test_an_epoch_is_fenced_off_by_a_higher_one_of_the_same_run(inbox: Inbox, sm
     assert inbox.fenced(2)
     inbox.announced(small.announcement(run=small.OTHER_RUN))
     assert not inbox.fenced(1)
+
+
+def test_a_command_is_declined_for_its_epoch_once(inbox: Inbox, small: Any) -> None:
+    first = train(small.RUN, 3)
+    assert inbox.fences(first)
+    assert not inbox.fences(replace(first, epoch=2))
+    assert not inbox.fences(train(small.OTHER_RUN, 3))
+    assert inbox.is_declined_first(first)
+    assert not inbox.is_declined_first(replace(first, deadline_s=1.0))
+    assert inbox.is_declined_first(EvalCommand(small.RUN, 1, 3, 60.0))
+    assert not inbox.is_declined_first(first)
+    assert inbox.is_declined_first(train(small.RUN, 4))
 
 
 def test_the_newest_adapter_version_is_that_of_the_run(inbox: Inbox, small: Any) -> None:

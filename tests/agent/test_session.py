@@ -657,14 +657,20 @@ def test_a_fenced_off_aggregator_is_ignored(device: Device, what: str) -> None:
         case _:
             device.receipt(update, epoch=2)
     assert device.state is UPLOADING
-    assert len(device.all(Respond)) == before
+    declined = device.all(Respond)[before:]
+    assert [(one.response.reason, one.response.epoch) for one in declined] == (
+        [] if what == "answer" else [("epoch", 2)]
+    )
     device.receipt(update, epoch=3)
     assert device.state is IDLE
 
 
 def test_the_epoch_outlives_a_restart_but_not_its_run(small: Any) -> None:
     device = Device(small, epoch=5).ready()
-    assert device.command(1, epoch=4) == []
+    (declined,) = device.command(1, epoch=4)
+    assert declined.response == TrainResponse(small.RUN, 1, accepted=False, reason="epoch", epoch=4)
+    assert device.command(1, epoch=4) == []  # it was told
+    assert device.state is IDLE
     other = small.announcement(run=small.OTHER_RUN)
     device.do(device.session.announced(other, now=device.now))
     device.command(1, epoch=1, run=small.OTHER_RUN)

@@ -331,6 +331,7 @@ class Rig:
         monkeypatch.setattr(gate, "time", clock)
         # No other aggregator is there, unless a test lets one speak.
         monkeypatch.setattr(fencing, "CLAIM_S", 0.0)
+        monkeypatch.setattr(fencing, "CLAIM_BESIDE_S", 0.0)
         monkeypatch.setattr(runtime, "Link", FakeLink)
 
     # The process -------------------------------------------------------------------------------

@@ -135,3 +135,28 @@ def test_any_message_is_a_sign_of_life_and_a_new_connection_a_new_start() -> Non
     assert not presence.heard("a")
     presence.forget()
     assert not presence.silent
+
+
+gone_or_not = st.sampled_from([*DeviceState, None])
+changes = st.one_of(
+    st.tuples(st.sampled_from(NAMES[:4]), gone_or_not, st.sampled_from(["s1", "s2"])), st.none()
+)
+
+
+@given(st.lists(changes, max_size=60))
+@settings(deadline=None, max_examples=200)
+def test_who_is_eligible_is_what_the_last_statuses_say(script: list[Any]) -> None:
+    """Against the plain definition, with clones and lost connections."""
+    presence = Presence()
+    for step in script:
+        if step is None:
+            presence.forget()
+        else:
+            client_id, state, session = step
+            presence.receive(client_id, status(state, session) if state else None)
+        plain = tuple(
+            name
+            for name, seen in sorted(presence._seen.items())
+            if seen.takes_part and name not in presence.cloned
+        )
+        assert (presence.eligible(), presence.eligible_count) == (plain, len(plain))

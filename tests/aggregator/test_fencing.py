@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from aggregator.fencing import (
+    CLAIM_BESIDE_S,
     CLAIM_S,
     QUESTION_S,
+    RAISE_S,
     RESTATE_S,
     Answer,
     Claim,
@@ -55,8 +57,18 @@ def status(
     *,
     run: str = RUN,
     epoch: int = 2,
+    version: int = -1,
+    sha256: str | None = None,
 ) -> ServiceStatus:
-    return ServiceStatus(state, session, "1", run=run, epoch=epoch)
+    return ServiceStatus(
+        state,
+        session,
+        "1",
+        run=run,
+        epoch=epoch,
+        adapter_version=version,
+        adapter_sha256=f"sha-{version}" if sha256 is None else sha256,
+    )
 
 
 def model(version: int, sha256: str | None = None, *, run: str = RUN) -> ModelStatus:
@@ -82,7 +94,13 @@ def listen(fence: Fence, *retained: Any, now: float = 0.0) -> list[Any]:
 
 
 def lead(fence: Fence, *retained: Any, now: float = 0.0) -> list[Any]:
-    return listen(fence, *retained, now=now) + fence.tick(now + CLAIM_S)
+    outputs = listen(fence, *retained, now=now)
+    moment = fence.next_wakeup()
+    return outputs + (fence.tick(moment) if moment is not None else [])
+
+
+def claim(session: str = "x", *, epoch: int, version: int = 4, run: str = RUN) -> ServiceStatus:
+    return status(ServiceState.STARTING, session, epoch=epoch, version=version, run=run)
 
 
 def test_nothing_retained_and_nobody_there_leads_after_the_claim() -> None:
@@ -133,10 +151,12 @@ def test_an_old_copy_of_the_journal_goes_above_the_epoch_that_the_broker_shows(
     state: ServiceState, epoch: int
 ) -> None:
     fence = make()
-    outputs = listen(fence, status(state, epoch=epoch))
-    assert outputs[0] == RaiseEpoch(epoch + 1)
-    assert outputs[1].status.epoch == epoch + 1
-    assert fence.tick(CLAIM_S)[0] == Lead()
+    said, raised = lead(fence, status(state, epoch=epoch))
+    assert said.status.epoch == 3
+    assert raised == RaiseEpoch(epoch + 1)
+    assert not fence.leads
+    # Anew, with a last will that says so.
+    assert lead(make("n", epoch=epoch + 1), status(state, epoch=epoch))[1] == Lead()
 
 
 @pytest.mark.parametrize("shown", [model(5), model(4, "another")])
@@ -208,8 +228,7 @@ def test_of_two_claims_the_higher_wins_and_the_other_ends() -> None:
     rival = status(ServiceState.STARTING, "l", epoch=3)
     assert kinds(high.heard(rival, retained=False, now=0.1)) == [Claim]
     # Both had the same epoch: only the one that goes on has the next one.
-    assert high.tick(CLAIM_S)[:2] == [RaiseEpoch(4), Lead()]
-    assert high.epoch == 4
+    assert high.tick(CLAIM_S) == [RaiseEpoch(4)]
 
 
 def test_a_claim_of_another_run_does_not_raise_the_epoch() -> None:
@@ -272,9 +291,113 @@ def test_a_lower_one_that_leads_is_told_and_what_it_has_overwritten_is_said_agai
 def test_an_epoch_that_two_have_led_with_is_given_up_by_the_one_that_goes_on() -> None:
     fence = make("m")
     lead(fence)
-    assert fence.heard(status(session="l", epoch=3), retained=False, now=5.0) == [
-        RaiseEpoch(4, again=True)
-    ]
+    answer, _ = fence.heard(status(session="l", epoch=3), retained=False, now=5.0)
+    assert answer == Answer()
+    fence.tick(5.0 + RESTATE_S)
+    assert fence.next_wakeup() == 5.0 + RAISE_S
+    assert fence.tick(5.0 + RAISE_S) == [RaiseEpoch(4)]
+
+
+def test_a_claim_of_a_higher_epoch_makes_the_one_that_leads_go_above_it_once() -> None:
+    """Devices may have seen that epoch, and the broker may have lost who had it."""
+    fence = make("m")
+    lead(fence)
+    for now, epoch in ((5.0, 7), (6.0, 9), (7.0, 3)):
+        answer, *_ = fence.heard(claim(epoch=epoch), retained=False, now=now)
+        assert answer == Answer()
+    assert fence.next_wakeup() == 5.0 + RAISE_S
+    assert fence.tick(5.0 + RAISE_S) == [RaiseEpoch(10)]
+
+
+def test_a_claim_of_an_equal_epoch_or_of_another_run_raises_nothing() -> None:
+    fence = make("m")
+    lead(fence)
+    fence.heard(claim(epoch=3), retained=False, now=5.0)
+    fence.heard(claim(epoch=9, run=OTHER_RUN), retained=False, now=5.0)
+    assert fence.next_wakeup() is None
+
+
+def test_a_claim_that_is_followed_by_the_lead_ends_the_one_that_did_not_hear() -> None:
+    """It slept through the claim: what it would start anew for is over."""
+    fence = make("m")
+    lead(fence)
+    fence.heard(claim(epoch=4), retained=False, now=5.0)
+    verdict = fence.heard(status(epoch=4, version=4), retained=False, now=5.0)
+    assert kinds(verdict) == [Yield]
+    assert fence.tick(5.0 + RAISE_S) == []
+
+
+def test_a_newer_version_goes_before_every_epoch() -> None:
+    old, new = make("o", epoch=9, version=3), make("n", epoch=1, version=4)
+    lead(old)
+    (said,) = listen(new, status(session="o", epoch=9, version=3))
+    # The old copy leads, and answers before it has heard of the newer one.
+    running = status(session="o", epoch=9, version=3)
+    (again,) = new.heard(running, retained=False, now=0.5)
+    assert again == said
+    (verdict,) = old.heard(said.status, retained=False, now=0.6)
+    assert isinstance(verdict, Yield)
+    assert verdict.word.epoch == 9
+    assert new.heard(verdict.word, retained=False, now=0.7) == [said]
+    assert new.tick(CLAIM_BESIDE_S) == [RaiseEpoch(10)]
+
+
+def test_of_two_claims_the_newer_version_wins() -> None:
+    old, new = make("o", epoch=9, version=3), make("n", epoch=1, version=4)
+    (low,), (high,) = listen(old), listen(new)
+    assert kinds(old.heard(high.status, retained=False, now=0.1)) == [Yield]
+    assert new.heard(low.status, retained=False, now=0.1) == [high]
+    assert new.tick(CLAIM_S) == [RaiseEpoch(10)]
+
+
+def test_of_two_that_lead_the_newer_version_goes_on_above_the_other_ones_epoch() -> None:
+    old, new = make("o", epoch=9, version=3), make("n", epoch=1, version=4)
+    lead(old)
+    lead(new)
+    answer, alert = new.heard(status(session="o", epoch=9, version=3), retained=False, now=5.0)
+    assert (answer, alert.address) == (Answer(), Alert("fenced"))
+    verdict = old.heard(status(session="n", epoch=1, version=4), retained=False, now=5.0)
+    assert kinds(verdict) == [Yield]
+    new.tick(5.0 + RESTATE_S)
+    assert new.tick(5.0 + RAISE_S) == [RaiseEpoch(10)]
+
+
+def test_one_that_comes_back_with_a_newer_version_waits_for_the_old_copy_to_end() -> None:
+    fence = make("m")
+    lead(fence)
+    fence.disconnected()
+    outputs = listen(fence, status(epoch=8, version=3), now=50.0)
+    assert kinds(outputs) == [Claim]
+
+
+@pytest.mark.parametrize("shown", [(5, "sha-5"), (4, "another")])
+def test_a_retained_status_of_a_version_that_the_journal_does_not_have_refuses_the_start(
+    shown: tuple[int, str],
+) -> None:
+    retained = status(ServiceState.OFFLINE, version=shown[0], sha256=shown[1])
+    (verdict,) = listen(make(), retained)
+    assert "Put the newest copy" in verdict.text
+
+
+def test_where_another_one_may_be_at_work_its_answer_is_waited_for_longer() -> None:
+    for state in (ServiceState.RUNNING, ServiceState.WAITING):
+        fence = make()
+        listen(fence, status(state))
+        assert fence.next_wakeup() == CLAIM_BESIDE_S
+    for state in (ServiceState.LOST, ServiceState.OFFLINE, ServiceState.FINISHED):
+        fence = make()
+        listen(fence, status(state))
+        assert fence.next_wakeup() == CLAIM_S
+
+
+def test_the_will_of_one_that_never_led_does_not_end_one_that_did() -> None:
+    fence = make("m")
+    lead(fence)
+    fence.heard(status(ServiceState.LOST, epoch=8), retained=False, now=5.0)
+    assert fence.next_wakeup() == 5.0 + RESTATE_S
+    fence.disconnected()
+    said, raised = lead(fence, status(ServiceState.LOST, epoch=8), now=50.0)
+    assert (said.status.epoch, raised) == (3, RaiseEpoch(9))
 
 
 @pytest.mark.parametrize("said", [announcement(OTHER_RUN), model(9, run=OTHER_RUN), None])
@@ -334,7 +457,7 @@ def test_a_lost_connection_is_silent_until_it_is_known_who_leads() -> None:
     assert kinds(outputs) == [Claim, Lead]
 
 
-@pytest.mark.parametrize("state", [ServiceState.RUNNING, ServiceState.LOST, ServiceState.FINISHED])
+@pytest.mark.parametrize("state", [ServiceState.RUNNING, ServiceState.FINISHED])
 def test_another_one_that_led_in_the_meantime_fences_the_one_that_comes_back(
     state: ServiceState,
 ) -> None:
@@ -349,8 +472,8 @@ def test_one_that_comes_back_to_an_equal_epoch_starts_anew_with_the_next() -> No
     fence = make("m")
     lead(fence)
     fence.disconnected()
-    outputs = listen(fence, status(ServiceState.LOST, "l", epoch=3), now=50.0)
-    assert outputs[0] == RaiseEpoch(4, again=True)
+    outputs = lead(fence, status(ServiceState.LOST, "l", epoch=3), now=50.0)
+    assert outputs[1] == RaiseEpoch(4)
 
 
 def test_a_retained_status_that_comes_behind_the_question_still_counts() -> None:
@@ -362,7 +485,7 @@ def test_a_retained_status_that_comes_behind_the_question_still_counts() -> None
     fence = make()
     listen(fence)
     assert fence.heard(status(epoch=7), retained=True, now=0.1) == []
-    assert fence.tick(CLAIM_S)[:2] == [RaiseEpoch(8), Lead()]
+    assert fence.tick(CLAIM_BESIDE_S) == [RaiseEpoch(8)]
     fence = make()
     listen(fence)
     assert fence.heard(model(9), retained=True, now=0.1) == []
@@ -402,9 +525,18 @@ class Process:
     inbox: list[tuple[Any, bool]] = field(default_factory=list)
     up: bool = False
     text: str = ""
+    starts: int = 1
 
     def __post_init__(self) -> None:
-        self.fence = make(self.name, run=self.run, epoch=self.epoch, version=self.version)
+        self.make_fence(f"sha-{self.version}")
+
+    @property
+    def session(self) -> str:
+        return f"{self.name}{self.starts}"
+
+    def make_fence(self, sha256: str) -> None:
+        self.fence = make(self.session, run=self.run, epoch=self.epoch, version=self.version)
+        self.fence.made(self.version, sha256)
 
     @property
     def ended(self) -> bool:
@@ -448,33 +580,36 @@ class Federation:
                 process.inbox.append((message, False))
 
     def word(self, process: Process, state: ServiceState) -> ServiceStatus:
-        return status(state, process.name, run=process.run, epoch=process.epoch)
+        version = -1 if state is ServiceState.LOST else process.version
+        return status(
+            state,
+            process.session,
+            run=process.run,
+            epoch=process.epoch,
+            version=version,
+            sha256=self.sha256(process),
+        )
 
     def obey(self, process: Process, outputs: Any) -> None:
         for output in outputs:
             match output:
                 case Claim(said):
                     self.publish("status", said, retain=False)
-                case RaiseEpoch(_, True):
-                    process.epoch += 1
-                    process.fence = make(
-                        process.name,
-                        run=process.run,
-                        epoch=process.epoch,
-                        version=process.version,
-                    )
-                    process.fence.made(process.version, self.sha256(process))
-                    self.connect(process)
-                    return
                 case RaiseEpoch(epoch):
                     process.epoch = epoch
+                    process.starts += 1
+                    process.inbox.clear()
+                    process.make_fence(self.sha256(process))
+                    self.connect(process)
+                    return
                 case Lead() | Restate():
                     self.publish("run", announcement(process.run))
                     self.publish("status", self.word(process, ServiceState.RUNNING))
                     self.announce(process)
                 case Answer():
                     self.publish("status", self.word(process, ServiceState.RUNNING))
-                case Yield(text):
+                case Yield(text, word):
+                    self.publish("status", word, retain=False)
                     process.text, process.up = text, False
                     process.inbox.clear()
 
@@ -503,7 +638,7 @@ class Federation:
             message, retained = process.inbox.pop(0)
             self.obey(process, process.fence.heard(message, retained=retained, now=self.now))
             return
-        self.now += 0.05
+        self.now += 0.5
         for process in self.processes:
             if not process.ended and not process.inbox:
                 self.obey(process, process.fence.tick(self.now))

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from aggregator.journal import RoundRecord, RoundState, Tally
 from aggregator.ledger import Ledger
 
@@ -71,3 +77,81 @@ def test_a_round_is_saved_often_enough() -> None:
     assert ledger.is_save_due(due)
     ledger.current(due)
     assert ledger.next_save() == 160.0
+
+
+names = st.sets(st.sampled_from("abcdef"), max_size=4)
+name = st.sampled_from("abcdef")
+counts = st.integers(0, 99)
+steps = st.one_of(
+    st.tuples(st.sampled_from(["attempt", "ask", "bar"]), names),
+    st.tuples(st.sampled_from(["decline", "accept"]), name),
+    st.tuples(st.sampled_from(["count_up", "count_down", "wait", "count_late"]), counts),
+    st.tuples(st.just("count_refused"), st.sampled_from(["round", "uid"])),
+)
+
+
+def plainly(record: RoundRecord, step: str, value: Any) -> RoundRecord:
+    """What a step does to a record, by definition."""
+    tally = record.tally
+    match step:
+        case "attempt":
+            fresh = replace(
+                record, attempt=record.attempt + 1, attempt_s=0.0, cohort=(), declined=()
+            )
+            return plainly(fresh, "ask", value)
+        case "ask":
+            cohort = tuple(sorted({*record.cohort, *value}))
+            invited = tuple(sorted({*record.invited, *value}))
+            return replace(record, cohort=cohort, invited=invited)
+        case "bar":
+            return replace(record, barred=tuple(sorted({*record.barred, *value})))
+        case "decline":
+            return replace(record, declined=tuple(sorted({*record.declined, value})))
+        case "accept":
+            declined = tuple(sorted({*record.declined} - {value}))
+            return replace(record, declined=declined)
+        case "count_up":
+            tally = replace(tally, bytes_up=tally.bytes_up + value)
+        case "count_down":
+            tally = replace(tally, bytes_down=tally.bytes_down + value)
+        case "count_late":
+            tally = replace(tally, late=tally.late + value, dropped=tally.dropped + value)
+        case "count_refused":
+            refused = {**tally.refused, value: tally.refused.get(value, 0) + 1}
+            tally = replace(tally, refused=refused)
+        case "wait":
+            record = replace(record, attempt_s=record.attempt_s + value)
+            tally = replace(tally, seconds=tally.seconds + value)
+    return replace(record, tally=tally)
+
+
+@given(st.lists(steps, max_size=40))
+@settings(deadline=None, max_examples=200)
+def test_the_record_is_what_all_steps_together_make_of_it(script: list[tuple[str, Any]]) -> None:
+    record = RoundRecord(1, invited=("a", "c"), barred=("c",), tally=Tally(bytes_up=5))
+    ledger, now = Ledger(record), 0.0
+    ledger.run(now)
+    for step, value in script:
+        record = plainly(record, step, value)
+        if step == "wait":
+            now += value
+            assert ledger.current(now) == record
+        elif step == "count_late":
+            ledger.count_late(updates=value, dropped=value)
+        else:
+            getattr(ledger, step)(value)
+        assert ledger.may_deliver == {*record.invited} - {*record.barred}
+        assert ledger.has_declined("b") is ("b" in record.declined)
+        if len(script) % 2:  # else the record falls behind for many steps
+            assert ledger.record == record
+    assert ledger.record == record
+
+
+def test_a_record_that_was_given_out_does_not_change() -> None:
+    ledger = Ledger(RoundRecord(1))
+    ledger.count_refused("uid")
+    before = ledger.current(0.0)
+    ledger.count_up(5)
+    ledger.count_refused("uid")
+    assert (before.tally.bytes_up, before.tally.refused) == (0, {"uid": 1})
+    assert (ledger.record.tally.bytes_up, ledger.record.tally.refused) == (5, {"uid": 2})

@@ -50,6 +50,7 @@ class OneRound(RuleBasedStateMachine):
         self.asked: set[str] = set()
         self.willing: set[str] = set()  # said yes, or sent a part, and has not declined since
         self.declined: set[str] = set()
+        self.silent: set[str] = set()
         self.owes_answer: dict[str, float] = {}  # asked, has said nothing since → asked when
         self.decisions: list[tuple[float, RoundOutput]] = []
         self.ticked_at = -1.0
@@ -61,14 +62,17 @@ class OneRound(RuleBasedStateMachine):
             if self.arrived.get(name, False):
                 continue
             self.owes_answer.pop(name, None)
+            self.silent.discard(name)
             if awaited:
                 self.owes_answer[name] = self.now
             else:
                 self.willing.discard(name)
+                self.silent.add(name)
         self.tell(Joined(tuple(sorted(chosen)), awaited))
 
     @rule(name=names)
     def decline(self, name: str) -> None:
+        self.silent.discard(name)
         self.owes_answer.pop(name, None)
         self.willing.discard(name)
         self.declined |= {name} & self.asked
@@ -76,6 +80,7 @@ class OneRound(RuleBasedStateMachine):
 
     @rule(name=names)
     def accept(self, name: str) -> None:
+        self.silent.discard(name)
         self.owes_answer.pop(name, None)
         self.declined.discard(name)
         if name in self.asked:
@@ -84,6 +89,7 @@ class OneRound(RuleBasedStateMachine):
 
     @rule(name=names, complete=st.booleans())
     def arrive(self, name: str, *, complete: bool) -> None:
+        self.silent.discard(name)
         self.owes_answer.pop(name, None)
         if self.round.phase is RoundPhase.OPEN:
             self.arrived[name] = complete or self.arrived.get(name, False)
@@ -123,6 +129,19 @@ class OneRound(RuleBasedStateMachine):
             len(self.arrived) - complete,
         )
 
+    @invariant()
+    def its_views_are_what_they_are_by_definition(self) -> None:
+        if self.round.phase is not RoundPhase.OPEN:
+            return  # it takes note of nothing any more
+        cohort = self.asked - self.declined - self.silent
+        delivered = {name for name, whole in self.arrived.items() if whole}
+        assert (self.round.asked, self.round.silent) == (self.asked, self.silent)
+        assert (self.round.cohort, self.round.delivered) == (cohort, delivered)
+        assert self.round.busy == cohort | self.arrived.keys()
+        assert self.round.awaited == (cohort | self.arrived.keys()) - self.declined - delivered
+        due = [asked_at + TIMEOUT_S for asked_at in self.owes_answer.values()]
+        assert self.round.next_wakeup() == min([self.deadline, *due])
+
     def teardown(self) -> None:
         """Driven by its own wakeups alone it ends, at the deadline at the latest."""
         if not hasattr(self, "round"):
@@ -156,6 +175,7 @@ class OneRound(RuleBasedStateMachine):
                     for name in silent:
                         assert self.now >= self.owes_answer.pop(name) + TIMEOUT_S
                         self.willing.discard(name)
+                        self.silent.add(name)
                     continue
                 case Closed(CloseReason.GOAL):
                     assert complete >= self.goal

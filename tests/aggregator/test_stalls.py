@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from aggregator.stalls import MAX_NAMED, NOTICE_INTERVAL_S, STALLED, Stalls
+from aggregator.stalls import MAX_NAMED, NOTICE_INTERVAL_S, PAUSE_PER_DEVICE_S, STALLED, Stalls
 from transport.control import DeviceState
 
 S = DeviceState
@@ -111,3 +112,24 @@ def test_who_is_not_awaited_does_not_stall() -> None:
     stalls = asked("a", "b")
     (notice,) = review(stalls, 60.0, {"b": S.UPLOADING})
     assert notice.text == "no progress: b uploading"
+
+
+def test_a_fleet_that_stalls_and_moves_one_by_one_is_not_looked_at_for_each() -> None:
+    names = [f"d{number}" for number in range(400)]
+    stalls = Stalls(stall_s=60.0)
+    for number, name in enumerate(names):
+        stalls.moved(name, number / 100)
+    looks: list[float] = []
+    states = dict.fromkeys(names, S.TRAINING)
+    for step in range(2_000):  # to the end of the 80th second
+        now = 60.0 + step / 100
+        if now >= 70.0 and step - 1_000 < len(names):
+            stalls.moved(names[step - 1_000], now)
+        due = stalls.next_wakeup()
+        if due is not None and due <= now:
+            looks.append(now)
+            review(stalls, now, states)
+    assert stalls.count == 0
+    pause_s = len(names) * PAUSE_PER_DEVICE_S
+    assert all(b - a >= pause_s - 1e-9 for a, b in pairwise(looks))
+    assert 20 <= len(looks) <= 8.0 / pause_s + 2  # in 8 seconds, one device in each hundredth

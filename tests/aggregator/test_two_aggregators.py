@@ -342,13 +342,28 @@ def test_one_that_sleeps_while_another_takes_over_is_fenced_off_when_it_wakes(
     sleeper.send(signal.SIGSTOP)
     seen = len(watcher.statuses)
     successor = stage.launch(second)
-    poll(lambda: leads(watcher, after=seen))
+    # What the sleeper said last may come behind what was seen.
+    poll(lambda: (said := leads(watcher, after=seen)) is not None and said.epoch == 2)
     sleeper.send(signal.SIGCONT)
     assert sleeper.wait() == ExitCode.REFUSED
     assert "fenced off" in sleeper.text.splitlines()[-1]
     poll(lambda: "fenced" in watcher.alerts)
     finishes(watcher)
     assert successor.runs
+
+
+def test_a_copy_of_a_higher_epoch_makes_the_one_that_leads_start_anew_above_it(
+    stage: Stage, watcher: Watcher
+) -> None:
+    config = stage.configure("one")
+    leader = stage.launch(config)
+    poll(lambda: leads(watcher))
+    copy = stage.launch(stage.copy(config, "two"))
+    assert copy.wait() == ExitCode.REFUSED
+    poll(lambda: (said := leads(watcher)) is not None and said.epoch == 3)
+    finishes(watcher)
+    assert leader.runs
+    assert "starts anew" in {said.reason.split(" with")[0] for said in watcher.statuses}
 
 
 @pytest.mark.parametrize("mqtt_version", ["5", "3.1.1"])

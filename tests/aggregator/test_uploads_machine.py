@@ -60,6 +60,7 @@ class UploadsMachine(RuleBasedStateMachine):
         self.manifests: dict[str, Manifest] = {}
         self.segments: dict[str, dict[int, bytes]] = {}
         self.receipts: dict[str, Receipt] = {}
+        self.now = 0.0
         self.settled: dict[str, SettledUpdate] = {}
         self.counted: dict[tuple[int, str], str] = {}
         self.told_late: dict[str, Receipt] = {}
@@ -109,7 +110,7 @@ class UploadsMachine(RuleBasedStateMachine):
                 case JournalSegment(uid, index, body):
                     assert index not in self.segments.setdefault(uid, {})
                     self.segments[uid][index] = body
-                    self.carry_out(self.uploads.stored(uid, {index}, now=0.0))
+                    self.carry_out(self.uploads.stored(uid, {index}, now=self.now))
                 case UploadProgress(client_id, _):
                     assert client_id in self.uploads.arrived()
                 case Publish(address, Receipt() as receipt):
@@ -127,7 +128,7 @@ class UploadsMachine(RuleBasedStateMachine):
         uid = frame.uid(manifest)
         address = UpManifest(client_id, uid)
         known = set(self.manifests)
-        self.carry_out(self.uploads.announced(address, manifest, terms=self.terms(), now=0.0))
+        self.carry_out(self.uploads.announced(address, manifest, terms=self.terms(), now=self.now))
         if uid in self.manifests and uid not in known:
             assert client_id in self.invited[round_id]
             assert 0 <= self.round_id - round_id <= MAX_STALENESS
@@ -141,7 +142,7 @@ class UploadsMachine(RuleBasedStateMachine):
         if uid in self.manifests:
             address = UpSegment(client_id, uid, 0)
             body = body_of(client_id, self.manifests[uid].round_id, seq, 0)
-            self.carry_out(self.uploads.segment(address, Segment(body), now=0.0))
+            self.carry_out(self.uploads.segment(address, Segment(body), now=self.now))
 
     @precondition(lambda self: self.manifests)
     @rule(data=st.data(), index=st.integers(0, SEGMENTS - 1))
@@ -150,11 +151,39 @@ class UploadsMachine(RuleBasedStateMachine):
         manifest = self.manifests[uid]
         body = body_of(manifest.client_id, manifest.round_id, manifest.seq, index)
         address = UpSegment(manifest.client_id, uid, index)
-        self.carry_out(self.uploads.segment(address, Segment(body), now=0.0))
+        self.carry_out(self.uploads.segment(address, Segment(body), now=self.now))
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 0.3]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        due = {uid for uid, moment in self.owed().items() if moment <= self.now}
+        answers = self.uploads.tick(self.now)
+        answered = [a.address.uid for a in answers if isinstance(a, Publish)]  # type: ignore[union-attr]  # all are Down
+        assert answered == [uid for uid in self.uploads.manifests() if uid in due]
+
+    def owed(self) -> dict[str, float]:
+        moments = {
+            uid: upload.receiver.next_wakeup() for uid, upload in self.uploads._uploads.items()
+        }
+        return {uid: moment for uid, moment in moments.items() if moment is not None}
+
+    @rule(data=st.data())
+    def reopen(self, data: Any) -> None:
+        """The round goes on without some of its updates."""
+        frozen = [update.uid for update in self.uploads.freeze(self.terms())]
+        assert self.uploads.next_wakeup() is None
+        refused = data.draw(st.sets(st.sampled_from(frozen))) if frozen else set()
+        for uid, receipt in self.uploads.thaw(dict.fromkeys(refused, "corrupt")).items():
+            manifest = self.manifests.pop(uid)
+            del self.segments[uid]
+            self.receipts[uid] = receipt
+            self.settled[uid] = SettledUpdate(
+                manifest.client_id, manifest.round_id, frame.encode(receipt)
+            )
 
     @rule()
     def restart(self) -> None:
-        before = (self.uploads.manifests(), self.uploads.arrived(), self.quotas.disk_bytes)
+        before = (self.uploads.manifests(), dict(self.uploads.arrived()), self.quotas.disk_bytes)
         self.open()
         assert before == (
             self.uploads.manifests(),
@@ -205,11 +234,15 @@ class UploadsMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_late_is_awaited(self) -> None:
         fresh = {
-            manifest.client_id
+            manifest.client_id: len(self.segments[uid]) == SEGMENTS
             for uid, manifest in self.manifests.items()
             if manifest.round_id == self.round_id and self.segments.get(uid)
         }
-        assert self.uploads.arrived().keys() == fresh
+        assert self.uploads.arrived() == fresh
+
+    @invariant()
+    def the_next_answer_is_the_earliest_that_is_owed(self) -> None:
+        assert self.uploads.next_wakeup() == min(self.owed().values(), default=None)
 
 
 TestUploadsMachine = UploadsMachine.TestCase

@@ -102,6 +102,7 @@ class Line:
     Attributes:
         network: What it passes through; whoever injects faults changes it.
         cuts: Connections that were lost.
+        takeovers: Those in a row that another process with this client id has ended.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Line:
         network: Network,
         rng: random.Random,
         spread_s: float = 0.0,
+        takeovers: int = 0,
     ) -> None:
         self.network = network
         self.cuts = 0
@@ -135,7 +137,7 @@ class Line:
         # Whose retained messages were asked for: after a cut the session brings what is left.
         self._asked: set[str] = set()
         self._failures = 0
-        self._takeovers = 0
+        self.takeovers = takeovers
         self._unacknowledged: deque[_Unacknowledged] = deque()
 
     @property
@@ -189,11 +191,14 @@ class Line:
         self._connected = False
         if connection is None:
             return
-        connection.alive = False
+        # What was said before a goodbye arrives before it; nothing does that a killed process said.
+        connection.alive = goodbye
         if connection.port is not None:
             self._broker.lose_acknowledgements(connection.port)
             delay_s = max(self._delay(), self.network.dark_until - self._clock.now)
-            self._clock.after(delay_s, self._detach, connection.port, goodbye)
+            moment = self._clock.now + delay_s
+            moment = max(moment, connection.arrived_at) if goodbye else moment
+            self._clock.at(moment, self._detach, connection.port, goodbye)
 
     # What happens to it ---------------------------------------------------------------------------
 
@@ -210,7 +215,7 @@ class Line:
             self._clock.after(noticed_by_broker_s, self._detach, connection.port, False)  # noqa: FBT003
         lasted_s = self._clock.now - connection.began_at if self._connected else 0.0
         self._failures = 1 if lasted_s > LASTING_S else self._failures + 1
-        self._takeovers = 0 if lasted_s > SHORT_S else self._takeovers
+        self.takeovers = 0 if lasted_s > SHORT_S else self.takeovers
         if self._connected:
             self._connected = False
             self.cuts += 1
@@ -276,9 +281,9 @@ class Line:
         """Make way for another process with this client id; give up where that does not end."""
         if connection is not self._connection:
             return
-        self._takeovers += 1
+        self.takeovers += 1
         self.cut(cause=Loss.BROKER)
-        if self._takeovers >= TAKEOVERS:
+        if self.takeovers >= TAKEOVERS:
             self._closed = True
             self._service.line_refused()
 

@@ -96,10 +96,6 @@ def random_scenario(
     here = frozenset(kind for kind in sorted(kinds) if rng.random() < 0.5)  # noqa: PLR2004
     away = frozenset(fleet[1:2]) if Kind.NEVER_RETURN in here and count > 2 else frozenset()  # noqa: PLR2004
     hostile = frozenset(fleet[-1:]) if Kind.HOSTILE in here and count > 2 else frozenset()  # noqa: PLR2004
-    if Kind.TWO_AGGREGATORS in here:
-        # Who led last, and with which epoch, is what the broker retains: where it forgets as well,
-        # the two may stop each other for good, and only an operator can say which one is right.
-        here -= {Kind.BROKER_KILL, Kind.BROKER_WIPE, Kind.BROKER_RESTORE}
     if count - len(away) - len(hostile) < 2:  # noqa: PLR2004  a copied device is let in no more
         here -= {Kind.CLONE}
     good = count - len(away) - len(hostile) - (Kind.CLONE in here)

@@ -17,6 +17,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator, State
 from aggregator.fencing import (
     Answer,
+    Claim,
     Fence,
     FenceOutput,
     Lead,
@@ -48,12 +49,7 @@ from tools.simulate.line import Line, Network
 from tools.simulate.reading import read_entry
 from tools.simulate.speaker import Effect, Speaker
 from transport.control import ServiceState, ServiceStatus
-from transport.topics import (
-    CoordRun,
-    CoordStatus,
-    DeviceTopic,
-    Model,
-)
+from transport.topics import CoordRun, CoordStatus, DeviceTopic, Model
 
 if TYPE_CHECKING:
     from tools.simulate.world import World
@@ -70,6 +66,10 @@ _JOURNALED = (JournalManifest, JournalSegment, JournalEvaluation)
 
 class _Fenced(Exception):
     """Another aggregator leads: the process ends, and stays away."""
+
+
+class _Raised(Exception):
+    """The process starts anew at once, with a higher epoch."""
 
 
 class _Change(Enum):
@@ -148,7 +148,7 @@ class Aggregator:
 
     # Its life -------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, *, takeovers: int = 0) -> None:
         """Start a process on what is on the disk."""
         if self.fence is not None or self.gave_way:
             return
@@ -179,6 +179,7 @@ class Aggregator:
             will=(CoordStatus(), world.packed(CoordStatus(), lost)),
             network=self.network,
             rng=self._rng,
+            takeovers=takeovers,
         )
         world.lines[self.line] = None
         self._queue, self._held, self._is_due, self._wake_at = [], [], False, None
@@ -332,11 +333,9 @@ class Aggregator:
     def _obey(self, output: FenceOutput) -> list[Output]:
         """Do what the fence decided."""
         match output:
-            case RaiseEpoch(epoch, again):
-                if again:
-                    raise Crash  # started again at once, with the next epoch
-                self.journal.epoch = epoch
-                self.coordinator = self._make_coordinator()
+            case RaiseEpoch(epoch):
+                self.journal.epoch = epoch - 1  # each start adds one
+                raise _Raised
             case Lead():
                 return self._lead(self.now)
             case Answer():
@@ -345,7 +344,8 @@ class Aggregator:
             case Restate():
                 assert self.coordinator is not None
                 return self.coordinator.connected(self.now)
-            case Yield(text):
+            case Yield(text, word):
+                self._speaker.emit(Claim(word))
                 raise _Fenced(text)
         return []
 
@@ -359,6 +359,12 @@ class Aggregator:
             self.stop()
             self.world.restart(self)
             return
+        except _Raised:
+            self.world.truth.tally["epoch raised"] += 1
+            takeovers = self.line.takeovers if self.line else 0
+            self.stop(goodbye=True)
+            self.start(takeovers=takeovers)
+            return
         except _Fenced as fenced:
             self.gave_way = True
             # It says goodbye, so that its will is not published, and leaves the status as it is.
@@ -366,7 +372,8 @@ class Aggregator:
             self._end(goodbye=True)
             self.world.fenced(str(fenced))
             return
-        self.world.truth.check_deadline(self.name, now=self.world.clock.now)
+        if self.fence is not None and (self.fence.leads or self.fence.was_away):
+            self.world.truth.check_deadline(self.name, now=self.world.clock.now)
         self._arm()
 
     def _arm(self) -> None:

@@ -174,9 +174,8 @@ class World:
             hostile.start()
 
     def _is_over(self) -> bool:
-        if len(self.aggregators) > 1 and self._is_abandoned():
-            self.truth.tally["nobody leads"] += 1
-            return True
+        if all(one.gave_way for one in self.aggregators.values()):
+            raise Violation("fenced", "nobody leads: each aggregator gave way to another")
         if not self.aggregator.finished or self.clock.now < self._healed_at:
             return False
         return not any(
@@ -237,16 +236,10 @@ class World:
             self.truth.tally[f"alert {code}"] += 1
 
     def fenced(self, text: str) -> None:
-        """Note that an aggregator has given way, which it may only do to another.
-
-        It may be that none is left: that is for an operator to mend, and no lineage is forked.
-        """
+        """Note that an aggregator has given way, which it may only do to another."""
         self.truth.tally["fenced off"] += 1
         if len(self.aggregators) == 1:
             raise Violation("fenced", f"the only aggregator gave way: {text}")
-
-    def _is_abandoned(self) -> bool:
-        return all(one.gave_way for one in self.aggregators.values())
 
     def _told_model(self, message: Any) -> None:
         if isinstance(message, bytes):

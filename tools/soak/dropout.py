@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def _compare(folder: Path, *, rounds: int, tell: Tell) -> Outcome:
     settings = FleetSettings(
         rounds=rounds, quorum=AGENTS // 10, deadline_s=40.0, answer_timeout_s=20.0
     )
+    # Who is stopped for several rounds is offline by then.
+    few = replace(settings, min_devices=round((1 - SHARE) * AGENTS))
     without = learn(
         folder / "all", settings, place=Place(), tell=lambda line: tell(f"no dropout: {line}")
     )
     around = partial(Dropout, share=SHARE, seed=1)
     dropped = learn(
         folder / "dropout",
-        settings,
+        few,
         place=Place(),
         tell=lambda line: tell(f"dropout: {line}"),
         around_rounds=around,

@@ -37,6 +37,7 @@ PLAN = TrainingPlan(
     local_steps=4, batch_size=8, max_tokens=128, learning_rate=2e-3, eval_examples=0
 )
 _POLL_S = 0.2
+_FIRST_OPENS = "round=1 attempt=1 opens"
 # A run that has closed no round for so long will close none: several deadlines.
 _SILENCE_S = 900.0
 _BROKER = """\
@@ -77,6 +78,7 @@ class FleetSettings:
         quorum: Updates without which a deadline abandons the round.
         deadline_s: Seconds from a round's opening to its deadline.
         answer_timeout_s: Seconds after which a device that says nothing is not awaited.
+        min_devices: Devices that must be online before a round opens; None takes all.
     """
 
     agents: int = AGENTS
@@ -84,6 +86,7 @@ class FleetSettings:
     quorum: int = AGENTS // 2
     deadline_s: float = 120.0
     answer_timeout_s: float = 60.0
+    min_devices: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +254,13 @@ def _follow(
     path = folder / "state" / "aggregator" / "rounds.jsonl"
     rounds: list[dict[str, Any]] = []
     progress_at = time.monotonic()
+    log = folder / "logs" / "aggregator.log"
+    has_opened = False
     while len(rounds) < settings.rounds or processes.running("aggregator"):
         time.sleep(_POLL_S)
+        if not has_opened and _FIRST_OPENS in log.read_text(encoding="utf-8"):
+            has_opened = True
+            hook.opened(1)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         for line in lines[len(rounds) :]:
             summary = json.loads(line)
@@ -290,7 +298,7 @@ def _lay_out(folder: Path, settings: FleetSettings, place: Place) -> tuple[list[
             "rounds": settings.rounds,
             "goal": settings.agents,
             "quorum": settings.quorum,
-            "min_devices": settings.agents,
+            "min_devices": settings.min_devices or settings.agents,
             "over_selection": 1.0,
             "deadline_s": settings.deadline_s,
             "answer_timeout_s": settings.answer_timeout_s,
@@ -321,6 +329,8 @@ def _lay_out(folder: Path, settings: FleetSettings, place: Place) -> tuple[list[
                 "data": {key: str(value) for key, value in parts.items()},
                 "device": "cpu",
                 "threads": 1,
+                # The default is meant for thousands.
+                "reconnect_spread_s": 2.0,
             },
         )
     return heldout, names

@@ -221,7 +221,7 @@ def test_an_old_epoch_that_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
         own = status.session == self._session and not retained
         return list(self._own(status, now=now)) if own else []
 
-    monkeypatch.setattr("aggregator.fencing.Fence._fork", lambda _self: "")
+    monkeypatch.setattr("aggregator.fencing.Fence._fork", lambda _self, _shown: "")
     monkeypatch.setattr("aggregator.fencing.Fence._objection", lambda _self: "")
     monkeypatch.setattr("aggregator.fencing.Fence._beside", lambda _self, _status, **_known: [])
     monkeypatch.setattr("aggregator.fencing.Fence._status", only_own)

@@ -126,6 +126,21 @@ def test_a_copied_state_folder_makes_no_second_lineage(script: Any, at: float, n
     assert outcome.tally.get("fenced off", 0) + outcome.tally.get("aggregator gave way", 0) >= 1
 
 
+@pytest.mark.parametrize("at", [16.0, 22.0])
+def test_a_copy_that_led_while_the_first_one_was_away_and_a_wipe_leave_one(
+    script: Any, play: Any, at: float
+) -> None:
+    """Nothing that is retained tells any more with which epoch devices were asked."""
+    faults = (
+        Fault(at, Kind.BLACKOUT, "coord", 45.0),
+        Fault(at + 1.0, Kind.TWO_AGGREGATORS),
+        Fault(at + 40.0, Kind.BROKER_WIPE, duration_s=2.0),
+    )
+    outcome = play(script(*faults, rounds=10))
+    assert outcome.rounds == 10
+    assert outcome.tally["fenced off"] == 1
+
+
 def test_a_copied_device_counts_once(script: Any) -> None:
     with quiet():
         outcome = World(script(Fault(20.0, Kind.CLONE, "d0"), rounds=10)).run()
