@@ -149,6 +149,9 @@ class Service:
             subscriptions=self._topics.aggregator_filters(),
             will=self._status(ServiceState.LOST, "the connection ended without goodbye"),
             cuts=cuts,
+            # Another aggregator may have led meanwhile: what was said before is said again only
+            # where this one leads.
+            repeats_by_itself=False,
         )
         self._gate = Gate(
             self._link,
@@ -277,6 +280,7 @@ class Service:
 
     def _lead(self, now: float) -> list[Output]:
         """Go on, or begin, with all that stands and what has come in the meantime."""
+        self._link.repeat()
         outputs: list[Output] = []
         if not self._has_begun:
             self._has_begun = True

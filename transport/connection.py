@@ -12,7 +12,7 @@ acknowledgement is told by its generation.
                  is known
     SUBSCRIBING  delivery            SUBSCRIBING  it is held
     UP           delivery            UP           it is passed
-    any          silence too long    ENDED        LinkLost
+    any          silence too long    ENDED        LinkLost (`transport.silence`)
     any          connection lost     ENDED        LinkLost
     any          session taken over  ENDED        SessionTakenOver
     UP           first PUBACK denies ENDED        PublishingRefused (MQTT 5 alone tells)
@@ -45,6 +45,8 @@ from transport import limits, sockets
 from transport.broker import BrokerConfig
 from transport.errors import LinkLost, LoginRefused, Loss, PublishingRefused, SessionTakenOver
 from transport.link_events import Delivery, Publication
+from transport.silence import Verdict
+from transport.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ _MAX_INCOMING_BYTES: Final = 2 * limits.MAX_FRAME_BYTES
 _HANDSHAKE_S: Final = 20.0
 # [s] The longest turn of paho's loop; publishing ends a turn at once.
 _TURN_S: Final = 0.5
+# [s] How long the network may take to answer to a first packet: TCP sends it again after 1, 3 and
+# 7 s, so that a link that comes back is found within seconds, and 8 s is more than a slow link's
+# full queues hold.
+_CONNECT_S: Final = 8.0
 # [s] How long a wanted DISCONNECT may wait behind what is queued before it.
 _GOODBYE_S: Final = 2.0
 # [publications] Unacknowledged at once. HiveMQ announces 10, the least of the common brokers, and
@@ -133,6 +139,7 @@ class Connection:
         self._first_subscription: int | None = None
         self._goodbye_at = math.inf
         self._has_published = False
+        self._watch = Watch()
         # What the callbacks noted, in order of arrival.
         self._noted: deque[Callable[[], None]] = deque()
         self._held: deque[Delivery] = deque()
@@ -187,7 +194,8 @@ class Connection:
                 while self._held:
                     deliver(self._held.popleft())
             if not is_up and time.monotonic() > deadline:
-                raise LinkLost(f"the broker did not answer within {_HANDSHAKE_S:.0f} s")
+                self._give_up(f"the broker did not answer within {_HANDSHAKE_S:.0f} s")
+            self._end_silence()
             if stopping.is_set():
                 self.say_goodbye()
                 if time.monotonic() - self._goodbye_at > _GOODBYE_S:
@@ -199,6 +207,7 @@ class Connection:
         Raises:
             LinkLost: The connection has ended, or 65,535 publications are unacknowledged.
         """
+        self._watch.note(len(publication.payload), now=time.monotonic())
         info = self._client.publish(
             publication.topic,
             publication.payload,
@@ -258,7 +267,7 @@ class Connection:
         )
         client.max_inflight_messages_set(_MAX_INFLIGHT)
         client.max_queued_messages_set(0)  # no limit: paho would drop beyond it
-        client.connect_timeout = min(broker.connect_timeout_s, 10.0)
+        client.connect_timeout = min(broker.connect_timeout_s, _CONNECT_S)
         if broker.username is not None:
             client.username_pw_set(broker.username, login.password)
         if login.tls is not None:
@@ -317,6 +326,26 @@ class Connection:
         except Exception as error:  # paho raises whatever a broker's odd bytes cause
             raise LinkLost(f"the broker sent what paho cannot read: {error!r}") from error
 
+    def _end_silence(self) -> None:
+        """Leave a connection that carries nothing any more."""
+        client = self._client
+        # Its type allows for paho's websockets, which are not used here.
+        sock = cast("socket.socket | None", client.socket())
+        if sock is None:
+            return
+        is_queue_empty = not client.want_write()
+        verdict = self._watch.look(sock, is_queue_empty=is_queue_empty, now=time.monotonic())
+        if verdict.ends:
+            self._give_up(verdict.value)
+        elif verdict is Verdict.ASK and self._state is not _State.CONNECTING:
+            client._send_pingreq()  # noqa: SLF001  paho has no public way to ask
+
+    def _give_up(self, text: str) -> NoReturn:
+        sock = self._client.socket()
+        if sock is not None:
+            sockets.abort(cast("sockets.OptionSocket", sock))
+        raise LinkLost(text, cause=Loss.SILENT)
+
     def _on_connect(
         self,
         _client: paho.Client,
@@ -370,6 +399,7 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = "�"  # no topic of ours; whoever parses it counts it and acknowledges
+        self._watch.note(len(message.payload), now=time.monotonic())
         self._held.append(
             Delivery(
                 topic=topic,

@@ -86,6 +86,7 @@ class Link:
         rng: random.Random | None = None,
         spread_s: float = 0.0,
         cuts: int = 0,
+        repeats_by_itself: bool = True,
     ) -> None:
         """Prepare a link; nothing is connected before `open`.
 
@@ -100,6 +101,8 @@ class Link:
             spread_s: Over so many seconds this link and its like come back to a broker that closed
                 or refused their connections (`transport.reconnect`).
             cuts: Those of the link that this one follows in the same process.
+            repeats_by_itself: False leaves it to `repeat` to send again what was not acknowledged
+                when a connection broke: another service may have spoken since.
 
         Raises:
             BadLinkConfig: The password file or a TLS file cannot be used; the text names it.
@@ -127,7 +130,9 @@ class Link:
         # callback: publish() holds it while it takes paho's own locks.
         self._changed = threading.Condition()
         self._connection: Connection | None = None
-        self._unacknowledged: deque[tuple[Sent, Publication]] = deque()
+        # With the generation of the connection over which each was sent last.
+        self._unacknowledged: deque[tuple[Sent, Publication, int]] = deque()
+        self._repeats_by_itself = repeats_by_itself
         self._generation = 0
         self._failures = 0
         self._cuts = cuts
@@ -224,6 +229,12 @@ class Link:
             if connection and delivery.qos == 1 and delivery.generation == connection.generation:
                 connection.acknowledge(delivery.mid)
 
+    def repeat(self) -> None:
+        """Send what the connections before left unacknowledged; nothing happens without one."""
+        with self._changed:
+            if self._connection:
+                self._repeat(self._connection)
+
     def close(self, *, farewell: Publication | None = None) -> None:
         """Say goodbye and end the thread; the broker does not publish the will.
 
@@ -259,8 +270,19 @@ class Link:
                 self._remember(sent, publication)
             return sent
 
+    def _repeat(self, connection: Connection) -> None:
+        kept: deque[tuple[Sent, Publication, int]] = deque()
+        for sent, publication, generation in self._unacknowledged:
+            if generation == self._generation:
+                kept.append((sent, publication, generation))
+            elif not sent.is_published():
+                again = connection.publish(publication)
+                kept.append((again, publication, self._generation))
+                self.bytes_sent += self._size(publication)
+        self._unacknowledged = kept
+
     def _remember(self, sent: Sent, publication: Publication) -> None:
-        self._unacknowledged.append((sent, publication))
+        self._unacknowledged.append((sent, publication, self._generation))
         while self._unacknowledged and (
             self._unacknowledged[0][0].is_published()
             or len(self._unacknowledged) > _MAX_UNACKNOWLEDGED
@@ -370,10 +392,9 @@ class Link:
             if self._forgotten:
                 connection.unsubscribe(tuple(self._forgotten))
                 self._forgotten.clear()
-            again = [entry for sent, entry in self._unacknowledged if not sent.is_published()]
-            self._unacknowledged = deque((connection.publish(entry), entry) for entry in again)
-            self.bytes_sent += sum(self._size(entry) for entry in again)
             self._connection = connection
+            if self._repeats_by_itself:
+                self._repeat(connection)
             self._was_up = True
             self._changed.notify_all()
         _log.info(

@@ -22,8 +22,12 @@ from typing import Final
 from transport.backoff import Backoff
 from transport.errors import Loss
 
-# [s] No answer: tried soon, then ever more rarely, for each try sends some packets.
-_SILENT: Final = Backoff(first_s=1.0, cap_s=60.0)
+# [s] No answer: for some minutes it is most likely a link that comes back, which should not be
+# missed (each try is four packets in 8 s, and was answered by nobody); then ever more rarely.
+_SILENT: Final = Backoff(first_s=1.0, cap_s=2.0)
+_STILL_SILENT: Final = Backoff(first_s=4.0, cap_s=60.0)
+# [failures] Of 8 s each, and a second's wait: three minutes.
+_SOON: Final = 20
 # [s] Without a network a try costs nobody anything, and its return should not be missed.
 _OFFLINE: Final = Backoff(first_s=1.0, cap_s=10.0)
 # [s] The one service that all devices wait for does not spread.
@@ -52,8 +56,10 @@ class Reconnect:
     def delay_s(self, failures: int, rng: random.Random) -> float:
         """Return the wait before the next connection, after so many failures in a row."""
         match self.cause:
-            case Loss.SILENT:
+            case Loss.SILENT if failures <= _SOON:
                 return _SILENT.delay_s(failures, rng)
+            case Loss.SILENT:
+                return _STILL_SILENT.delay_s(failures - _SOON, rng)
             case Loss.OFFLINE:
                 return _OFFLINE.delay_s(failures, rng)
             case Loss.BROKER:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import sys
 from pathlib import Path
 from typing import Final, Protocol
 
 from transport.broker import BrokerConfig, TlsConfig
 from transport.errors import BadLinkConfig
+from transport.silence import TcpView
 
 # [ms] A link that acknowledged nothing for this long is dead; the kernel's own patience is 15 min.
 # Below keepalive (60 s), so that a half-open connection ends before the broker's own timer does it.
@@ -31,11 +33,27 @@ SEND_BUFFER_BYTES: Final = 128 << 10
 RETRANSMISSION_MOST_MS: Final = 8_000
 _TCP_RTO_MAX_MS: Final = 44  # include/uapi/linux/tcp.h; Python has no name for it
 
+# The beginning of `struct tcp_info`, as every Linux since 2.6 has it; later kernels append to it.
+# Source: include/uapi/linux/tcp.h.
+_TCP_INFO: Final = struct.Struct("=8B24I")
+_PROBES: Final = 3  # of the bytes
+# Of the numbers, which follow eight bytes.
+_UNACKED: Final = 8 + 4
+_LAST_DATA_RECEIVED: Final = 8 + 11
+_LAST_ACK_RECEIVED: Final = 8 + 12
+_RTT: Final = 8 + 15
+_RTT_DEVIATION: Final = 8 + 16
+_SIOCOUTQ: Final = 0x5411  # bytes not acknowledged, or not even sent; include/uapi/linux/sockios.h
+
+# [s] A TLS handshake: some 5 KB to and fro, at 40 kbit/s behind what else waits there.
+_TLS_HANDSHAKE_S: Final = 20.0
+
 
 class _ClosingSocket(ssl.SSLSocket):
     """A TLS socket that closes when its handshake fails; paho would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  the base's
+        self.settimeout(_TLS_HANDSHAKE_S)
         try:
             super().do_handshake(block)
         except OSError:
@@ -69,6 +87,41 @@ def tune(sock: OptionSocket) -> None:
     for level, option, value in options:
         with contextlib.suppress(OSError):
             sock.setsockopt(level, option, value)
+
+
+def look(sock: socket.socket, *, is_queue_empty: bool) -> TcpView | None:
+    """Return what this connection's TCP says of itself; None where the system does not tell.
+
+    Args:
+        sock: A connected socket, with TLS or without.
+        is_queue_empty: Nothing waits before the socket, in the program's own queue.
+    """
+    if sys.platform != "linux":
+        return None
+    import fcntl  # noqa: PLC0415  other systems may lack it
+
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        queued = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # ValueError: it is closed
+        return None
+    if len(told) < _TCP_INFO.size:
+        return None
+    fields = _TCP_INFO.unpack(told)
+    return TcpView(
+        outstanding=max(fields[_UNACKED], fields[_PROBES]),
+        is_drained=is_queue_empty and not any(queued),
+        acknowledged_ago_s=fields[_LAST_ACK_RECEIVED] / 1e3,
+        received_ago_s=fields[_LAST_DATA_RECEIVED] / 1e3,
+        rtt_s=fields[_RTT] / 1e6,
+        rtt_deviation_s=fields[_RTT_DEVIATION] / 1e6,
+    )
+
+
+def abort(sock: OptionSocket) -> None:
+    """Have the next close() drop what is queued, instead of sending it beside a new connection."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def tls_context(tls: TlsConfig) -> ssl.SSLContext:

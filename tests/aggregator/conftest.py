@@ -166,6 +166,7 @@ class FakeLink:
         self.published: list[Publication] = []
         self.acknowledged: list[Delivery] = []
         self.farewell: Publication | None = None
+        self.repeats = 0
 
     def open(self) -> None:
         self.connected = True
@@ -177,6 +178,9 @@ class FakeLink:
         if not self.connected:
             raise LinkLost("not connected")
         self.published.append(publication)
+
+    def repeat(self) -> None:
+        self.repeats += 1
 
     def acknowledge(self, delivery: Delivery) -> None:
         self.acknowledged.append(delivery)

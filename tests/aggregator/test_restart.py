@@ -12,6 +12,7 @@ from aggregator import state_folder
 from aggregator.journal import RoundState
 from transport import control, frame
 from transport.control import ModelStatus, RoundStatus, TrainResponse
+from transport.link import LinkUp
 from transport.messages import Receipt
 from transport.topics import Alert, Command, Down, Model, Response, RoundNow, UpManifest
 
@@ -406,3 +407,20 @@ def test_the_segments_of_committed_rounds_leave_the_journal(make_rig: Any) -> No
     connection = rig.state.store._connection
     assert connection.execute("SELECT count(*) FROM segments").fetchone() == (0,)
     assert connection.execute("SELECT count(*) FROM receipts").fetchone() == (6,)
+
+
+def test_what_a_broken_connection_left_is_said_again_only_by_one_that_leads(
+    make_rig: Any,
+) -> None:
+    """Another aggregator may have led meanwhile, and what is retained may be its word."""
+    rig = make_rig().start()
+    said = rig.link.repeats
+    rig.lose_link()
+    rig.link.connected = True
+    rig.service._process([LinkUp(session_present=True)])
+    assert not rig.service._fence.leads
+    assert rig.link.repeats == said
+    rig.lose_link()
+    rig.regain_link()
+    assert rig.service._fence.leads
+    assert rig.link.repeats == said + 1

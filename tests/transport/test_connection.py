@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +15,12 @@ from paho.mqtt.enums import LogLevel
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
-from transport import connection
+from transport import connection, silence, sockets, watch
 from transport.broker import BrokerConfig
 from transport.connection import Connection, Login
 from transport.errors import LinkError, LinkLost, LoginRefused, Loss, SessionTakenOver
 from transport.link_events import Delivery, Publication
+from transport.silence import TcpView
 
 CONNACK_3 = bytes.fromhex("20020000")
 CONNACK_3_KNOWN = bytes.fromhex("20020100")
@@ -29,6 +32,7 @@ class Peer:
 
     def __init__(self, answer: bytes, *, then: bytes = b"", hangs_up: bool = True) -> None:
         self.heard = b""
+        self.was_reset = False
         self._answer, self._then, self._hangs_up = answer, then, hangs_up
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -44,8 +48,11 @@ class Peer:
             if self._then:
                 self.heard += sock.recv(65_536)
                 sock.sendall(self._then)
-            while not self._hangs_up and (more := sock.recv(65_536)):
-                self.heard += more
+            try:
+                while not self._hangs_up and (more := sock.recv(65_536)):
+                    self.heard += more
+            except ConnectionResetError:
+                self.was_reset = True
 
     def close(self) -> None:
         self._listener.close()
@@ -178,6 +185,51 @@ def test_a_silent_peer_is_given_up(
     assert isinstance(error, LinkLost)
     assert "did not answer" in str(error)
     assert error.cause is Loss.SILENT
+
+
+def saying(**changes: Any) -> Callable[..., TcpView]:
+    """A system that says this of every socket."""
+    calm = TcpView(
+        outstanding=0,
+        is_drained=True,
+        acknowledged_ago_s=60.0,
+        received_ago_s=60.0,
+        rtt_s=0.1,
+        rtt_deviation_s=0.02,
+    )
+    return lambda *_, **__: replace(calm, **changes)
+
+
+def test_a_link_that_acknowledges_nothing_ends_its_connection_at_once(
+    make_peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is queued is dropped with it: the peer sees a reset, and no late bytes."""
+    monkeypatch.setattr(sockets, "look", saying(outstanding=1, is_drained=False))
+    monkeypatch.setattr(silence, "_SILENT_S", 0.3)
+    monkeypatch.setattr(silence, "_SILENT_RTOS", 0.0)
+    peer = make_peer(CONNACK_3, hangs_up=False)
+    held = Held(peer.port)
+    error = held.until_error()
+    assert isinstance(error, LinkLost)
+    assert error.cause is Loss.SILENT
+    assert held.happened == ["up"]
+    peer.close()
+    assert peer.was_reset
+
+
+def test_a_transfer_that_hears_nothing_asks_with_a_pingreq(
+    make_peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "look", saying())
+    monkeypatch.setattr(watch, "_LOOK_S", 0.0)
+    pong = bytes.fromhex("d000")
+    peer = make_peer(CONNACK_3, then=pong, hangs_up=True)
+    held = Held(peer.port)
+    held.connection._watch.note(100_000, now=time.monotonic())
+    held.until_error()
+    peer.close()
+    assert held.happened == ["up"]
+    assert b"\xc0\x00" in peer.heard
 
 
 def test_a_session_that_is_taken_over_is_told(make_peer: Callable[..., Peer]) -> None:

@@ -388,15 +388,8 @@ def test_closing_publishes_the_farewell_and_not_the_will(
     link.close()
 
 
-@broker_test
-@Versions
-def test_unacknowledged_control_messages_are_published_again_before_link_up(
-    version: str, mosquitto: Any, make_link: Callable[..., Link]
-) -> None:
-    """The broker is stopped (SIGSTOP) while they are sent, then killed: it saw none of them."""
-    config = mosquitto.config(mqtt_version=version)
-    link = make_link(config, "dev")
-    link.wait_connected(WAIT_S)
+def kill_unread(mosquitto: Any, link: Link) -> None:
+    """Publish to a broker that is stopped (SIGSTOP) and then killed: it saw none of it."""
     mosquitto.process.send_signal(signal.SIGSTOP)
     link.publish(Publication("kept", b"control", retain=True))
     link.publish(Publication("segment", bytes(8_192), retain=True))
@@ -406,6 +399,34 @@ def test_unacknowledged_control_messages_are_published_again_before_link_up(
     next_event(link, LinkDown)
     mosquitto.start()
     next_event(link, LinkUp)
+
+
+@broker_test
+def test_what_may_be_outdated_is_repeated_only_when_asked(
+    mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    link = make_link(mosquitto.config(), "dev", repeats_by_itself=False)
+    link.wait_connected(WAIT_S)
+    kill_unread(mosquitto, link)
+    link.publish(Publication("fresh", b"1", retain=True))
+    reader = make_link(mosquitto.config(), "reader", "kept", "fresh")
+    assert next_event(reader, Delivery).payload == b"1"
+    assert no_event(reader, Delivery)
+    link.repeat()
+    assert next_event(reader, Delivery).payload == b"control"
+    link.repeat()
+    assert no_event(reader, Delivery)
+
+
+@broker_test
+@Versions
+def test_unacknowledged_control_messages_are_published_again_before_link_up(
+    version: str, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    config = mosquitto.config(mqtt_version=version)
+    link = make_link(config, "dev")
+    link.wait_connected(WAIT_S)
+    kill_unread(mosquitto, link)
     reader = make_link(config, "reader", "kept", "segment")
     assert next_event(reader, Delivery).payload == b"control"
     assert no_event(reader, Delivery)

@@ -61,6 +61,16 @@ def test_a_device_on_a_link_that_flaps_comes_back_at_once(cause: Loss) -> None:
     assert all(reconnect.delay_s(1, rng) <= 1.0 for _ in range(100))
 
 
+def test_a_link_that_comes_back_within_minutes_is_not_missed() -> None:
+    """Each try takes 8 s of its own; a link that is gone for longer is tried ever more rarely."""
+    reconnect, rng = Reconnect(spread_s=SPREAD_S), random.Random(1)
+    reconnect.cause = Loss.SILENT
+    soon = [reconnect.delay_s(failures, rng) for failures in range(1, 21) for _ in range(50)]
+    assert max(soon) <= 2.0
+    late = [reconnect.delay_s(failures, rng) for failures in range(26, 100)]
+    assert sum(late) / len(late) > 20.0
+
+
 def test_the_service_that_all_wait_for_does_not_spread() -> None:
     reconnect, rng = Reconnect(), random.Random(1)
     reconnect.cause = Loss.BROKER

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from transport import sockets
 from transport.broker import BrokerConfig, TlsConfig
 from transport.errors import BadLinkConfig
+from transport.silence import TcpView
 
 
 class Recorder:
@@ -72,6 +76,85 @@ def test_bytes_that_wait_for_a_slow_reader_are_no_silence() -> None:
                 received += len(part)
                 time.sleep(0.03)
             thread.join(10)
+
+
+@pytest.fixture
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as near:
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+        with far:
+            yield near, far
+
+
+Ends = tuple[socket.socket, socket.socket]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has TCP_INFO")
+
+
+def eventually(near: socket.socket, holds: Callable[[TcpView], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        view = sockets.look(near, is_queue_empty=True)
+        assert view is not None
+        if holds(view):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@on_linux
+def test_a_socket_tells_what_is_acknowledged_and_what_came(connected: Ends) -> None:
+    near, far = connected
+    near.sendall(bytes(1000))
+    assert eventually(near, lambda view: view.is_drained and view.outstanding == 0)
+    assert eventually(near, lambda view: view.received_ago_s > 0.2)
+    far.sendall(b"x")
+    assert eventually(near, lambda view: view.received_ago_s < 0.1)
+    view = sockets.look(near, is_queue_empty=False)
+    assert view is not None
+    assert not view.is_drained
+    assert 0 < view.rtt_s < 1
+
+
+@on_linux
+def test_a_reader_that_stops_reading_leaves_bytes_that_are_not_drained(connected: Ends) -> None:
+    """Its window is closed, but its TCP answers: nothing is outstanding for long."""
+    near, _ = connected
+    near.settimeout(0.0)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            near.send(bytes(1 << 16))
+    assert eventually(near, lambda view: not view.is_drained and view.outstanding == 0)
+
+
+def test_a_system_that_tells_nothing_is_not_looked_at(
+    connected: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = connected
+    far.close()
+    near.close()
+    assert sockets.look(near, is_queue_empty=True) is None
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert sockets.look(near, is_queue_empty=True) is None
+
+
+@on_linux
+def test_a_kernel_whose_answer_is_short_is_not_read(
+    connected: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = type("Longer", (), {"size": 1 << 16})()
+    monkeypatch.setattr(sockets, "_TCP_INFO", longer)
+    assert sockets.look(connected[0], is_queue_empty=True) is None
+
+
+def test_an_aborted_connection_sends_nothing_more(connected: Ends) -> None:
+    near, far = connected
+    sockets.abort(near)
+    near.close()
+    far.settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        far.recv(1)
 
 
 def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
