@@ -30,7 +30,7 @@ check: $(VENV)/installed ## Format, lint, types and floors
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test: $(VENV)/installed ## The test suite; ends with line coverage, at least 95 % of all but the shells
-	$(BIN)/coverage run -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report
 
 simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
