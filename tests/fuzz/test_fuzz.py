@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = float(os.environ.get("FEDFSTQ_FUZZ_S", "2"))
+SECONDS = float(os.environ.get("FEDFSTQ_FUZZ_S", "1"))
 # [s] Python, numpy and the instrumented packages have to be loaded, on a machine that has other
 # things to do.
 START_S = 120.0

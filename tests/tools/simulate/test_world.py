@@ -17,7 +17,7 @@ from tools.simulate.scenario import COORD, random_scenario
 from tools.simulate.world import World, simulate
 
 # `make test` plays some; continuous integration says how many more.
-SEEDS = int(os.environ.get("FEDFSTQ_SIMULATED_SEEDS", "100"))
+SEEDS = int(os.environ.get("FEDFSTQ_SIMULATED_SEEDS", "60"))
 ROUNDS = 25
 
 
