@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
+
+
+def moment_of(wakeup: float, offset: float) -> float:
+    """Return the first moment at which a clock that is ahead by `offset` shows `wakeup` or later.
+
+    Subtracting may round down, and who is woken a hair too early asks for the same moment again.
+    """
+    moment = wakeup - offset
+    while moment + offset < wakeup:
+        moment = math.nextafter(moment, math.inf)
+    return moment
 
 
 class Clock:

@@ -43,6 +43,7 @@ from aggregator.outputs import (
 from tools.simulate import adapters, payloads
 from tools.simulate.averaging import Candidate, average
 from tools.simulate.broker import TOPICS, Entry
+from tools.simulate.clock import moment_of
 from tools.simulate.crash import Crash
 from tools.simulate.journal import Journal, JournalEntry
 from tools.simulate.line import Line, Network
@@ -386,7 +387,7 @@ class Aggregator:
         wakeup = min((moment for moment in moments if moment is not None), default=None)
         if wakeup is None:
             return
-        moment = max(wakeup - self._offset, self.world.clock.now)
+        moment = max(moment_of(wakeup, self._offset), self.world.clock.now)
         if self._wake_at is None or moment < self._wake_at:
             self._wake_at = moment
             self.world.clock.at(moment, self._wake, fence, moment)
