@@ -33,9 +33,8 @@ test: $(VENV)/installed ## The test suite; ends with line coverage, at least 95 
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report
 
-# Seed 3546 fails (a copied device whose late update counts from both copies): docs/resilience.md.
-simulate: $(VENV)/installed ## 87,500 rounds of the delivery protocol with random faults, on a virtual clock
-	$(BIN)/fedfstq simulate delivery --seeds 3500 --jobs $$(nproc) $(SIMULATE)
+simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
+	$(BIN)/fedfstq simulate delivery --seeds 4000 --jobs $$(nproc) $(SIMULATE)
 
 fuzz: $(VENV)/installed ## Fuzz every decoder, FUZZ_S seconds each; exit code 1 means a finding
 	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py all --seconds $(FUZZ_S) --corpus $(FUZZ_OUT)/corpus --artifacts $(FUZZ_OUT)/found

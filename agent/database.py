@@ -78,9 +78,10 @@ class Database:
         """Set a fact; inside a transaction it belongs to it."""
         self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def count_up(self, name: str) -> int:
-        """Return a counter's next value, from 1; a value that was committed never comes again."""
-        value = int(self.fact(name) or 0) + 1
+    def count_up(self, name: str, *, first: int = 1) -> int:
+        """Return a counter's next value; a value that was committed never comes again."""
+        before = self.fact(name)
+        value = first if before is None else int(before) + 1
         self.set_fact(name, str(value))
         return value
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ PAYLOAD_SUFFIX = ".upd"
 SETTLED_KEPT = 1024
 # The reason of a late receipt under the policy that throws late updates away.
 DROPPED = "dropped"
+# Where the count of updates begins is left to chance below this: a new outbox on a known device
+# then meets a number that was used with a chance of one in a million after 500 updates, while two
+# copies of one outbox surely do. Half of what a count may be is left for updates.
+FIRST_SEQS = 2**29
 
 
 class UnusablePayload(Exception):
@@ -286,7 +291,7 @@ class Outbox:
             raise UnusablePayload("its residual is gone", reason="residual", retryable=True)
         with self._transaction() as database:
             manifest = _manifest_of(
-                header, entries, client_id=self._client_id, seq=self._database.count_up("seq")
+                header, entries, client_id=self._client_id, seq=self._next_seq()
             )
             try:
                 canonical, uid = frame.canonical(manifest), frame.uid(manifest)
@@ -301,6 +306,10 @@ class Outbox:
             reach("agent-row-open")
         reach("agent-row-committed")
         return Upload(uid, manifest), tuple(held[number] for number in header.leftovers_used)
+
+    def _next_seq(self) -> int:
+        """Return the number of the next update, which no other outbox uses but a copy of this."""
+        return self._database.count_up("seq", first=1 + secrets.randbelow(FIRST_SEQS))
 
     def _leaves(self, uid: str, path: Path, receipt: Receipt) -> bool:
         """Say whether an update leaves something to the next one."""

@@ -44,6 +44,7 @@ class Refusal(str, Enum):
     ROUND = "round"  # a round that has not been opened
     CLONED = "cloned"  # two devices share this one's identity
     NOT_SELECTED = "not-selected"  # the device was never asked in this round
+    TWIN = "twin"  # another update has its number: two devices go on from one copied outbox
     SECOND_UPDATE = "second-update"  # another update of this device and round was let in
     QUOTA_OPEN = "quota-open"  # too many updates of this device wait; it is not answered
     BASE_VERSION = "base-version"
@@ -124,12 +125,27 @@ def is_too_late(manifest: Manifest, *, client_id: str, terms: Terms) -> bool:
     )
 
 
+def copied_outbox(
+    uid: str, *, client_id: str, numbered_uid: str | None, terms: Terms
+) -> Refusal | None:
+    """Return why nothing is believed of what two devices may have sent, each from its own copy.
+
+    An outbox never uses a number twice, and begins at a random one. So two updates with one number
+    come from two copies of it, and what the outbox held when it was copied may be in both. The
+    first that came may count; the other never does, also when its device is trusted again.
+    """
+    if numbered_uid is not None and numbered_uid != uid:
+        return Refusal.TWIN
+    return Refusal.CLONED if client_id in terms.cloned else None
+
+
 def admit(
     manifest: Manifest,
     *,
     uid: str,
     client_id: str,
     held_uid: str | None,
+    numbered_uid: str | None,
     open_updates: int,
     terms: Terms,
 ) -> Refusal | None:
@@ -140,6 +156,7 @@ def admit(
         uid: The update's name in the topic.
         client_id: The device in the topic, which the broker has authenticated.
         held_uid: The update of this device that was let in for the manifest's round, if any.
+        numbered_uid: The update of this device that was let in with the manifest's number, if any.
         open_updates: How many updates this device has that wait for their last word.
         terms: What the open round demands.
     """
@@ -147,8 +164,9 @@ def admit(
         return Refusal.IDENTITY
     if manifest.run != terms.run:
         return Refusal.RUN
-    if client_id in terms.cloned:
-        return Refusal.CLONED
+    copied = copied_outbox(uid, client_id=client_id, numbered_uid=numbered_uid, terms=terms)
+    if copied is not None:
+        return copied
     own = terms.of(manifest.round_id)
     if own is None:
         return Refusal.ROUND

@@ -28,13 +28,16 @@ class Presence:
     alive, unless two devices share one identity. What may honestly look like that is no evidence:
     a retained status, one that the broker delivers for a second time, and the last will of an
     earlier session, which a broker publishes when it notices that the connection is dead.
+
+    Args:
+        cloned: The devices that were found to share an identity before a restart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cloned: Iterable[str] = ()) -> None:
         self._seen: dict[str, _Seen] = {}
         self._silent: set[str] = set()
         self._sessions: dict[str, tuple[str, ...]] = {}  # the newest last
-        self._cloned: set[str] = set()
+        self._cloned = set(cloned)
         self._eligible: list[str] = []  # sorted
 
     def receive(self, client_id: str, status: DeviceStatus | None, *, fresh: bool = True) -> bool:
@@ -69,6 +72,11 @@ class Presence:
             return False
         is_known = before is not None and before.takes_part and before.session == seen.session
         return was_silent or not is_known
+
+    def quarantine(self, client_id: str) -> None:
+        """Note that two devices share this identity."""
+        self._cloned.add(client_id)
+        self._place(client_id)
 
     def _follow(self, client_id: str, session: str) -> None:
         """Note the session that a device has now, and whether it had it before another one."""

@@ -27,6 +27,7 @@ from aggregator.journal import Snapshot
 from aggregator.old_epoch import OLD_EPOCH, OldEpoch
 from aggregator.outputs import (
     Finish,
+    JournalCloned,
     JournalEvaluation,
     JournalSegment,
     Output,
@@ -91,7 +92,7 @@ class Coordinator:
         self._run = facts.run
         self._snapshot = snapshot
         self._announcer = Announcer(config, facts, version)
-        self._presence = Presence()
+        self._presence = Presence(snapshot.cloned)
         self._repair = Repair()
         self._evaluation: FinalEvaluation | None = None
         self._stalls = Stalls(stall_s=config.stall_s)
@@ -113,8 +114,9 @@ class Coordinator:
     def start(self, now: float) -> list[Output]:
         """Go on where the journal ends; what was told of devices before may be over."""
         outputs: list[Output] = [
-            Publish(alert, None, retain=True) for alert in (STALLED, CLONED, OLD_EPOCH)
+            Publish(alert, None, retain=True) for alert in (STALLED, OLD_EPOCH)
         ]
+        outputs.append(self._cloned_alert())
         outputs += self._watched(self._training.start(now=now), now=now)
         if self._training.state is not TrainingState.DONE:
             return outputs
@@ -145,7 +147,12 @@ class Coordinator:
 
     def receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         """Take a device's message."""
-        return self._watched(self._receive(inbound, now=now), inbound.client_id, now=now)
+        client_id, presence = inbound.client_id, self._presence
+        was_cloned = client_id in presence.cloned
+        outputs = self._receive(inbound, now=now)
+        if (client_id in presence.cloned) is not was_cloned:
+            outputs += self._quarantine(client_id, now=now)
+        return self._watched(outputs, client_id, now=now)
 
     def _receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         client_id = inbound.client_id
@@ -225,37 +232,38 @@ class Coordinator:
         self, client_id: str, status: DeviceStatus | None, *, fresh: bool, now: float
     ) -> list[Output]:
         presence, before = self._presence, self._presence.state_of(client_id)
-        was_cloned = client_id in presence.cloned
         arrived = presence.receive(client_id, status, fresh=fresh)
         if presence.moves(client_id, since=before):
             self._stalls.moved(client_id, now)
-        outputs: list[Output] = []
-        if (client_id in presence.cloned) is not was_cloned:
-            outputs += self._quarantine(client_id, now=now)
         if self.state is State.TRAINING:
-            return outputs + self._training.device(client_id, arrived=arrived, now=now)
-        outputs += self._ask_to_evaluate(client_id, now=now) if arrived else []
+            return self._training.device(client_id, arrived=arrived, now=now)
+        outputs = self._ask_to_evaluate(client_id, now=now) if arrived else []
         return outputs + self._finish_if_over(now)
 
     def _quarantine(self, client_id: str, *, now: float) -> list[Output]:
         """Wait no longer for a device that two have become, and tell operators."""
-        cloned = sorted(self._presence.cloned)
-        notice: AlertNotice | None = None
+        cloned = client_id in self._presence.cloned
+        outputs: list[Output] = [JournalCloned(client_id, cloned), self._cloned_alert(client_id)]
         if cloned:
-            named = ", ".join(cloned[:MAX_NAMED])
-            text = (
-                f"{named}: an earlier session came back to life, so two devices share one "
-                "identity; nothing new is taken from it: give one of them an identity of its own, "
-                "then clear d/<device>/status"
-            )
-            notice = AlertNotice("error", text, count=len(cloned), client_id=client_id)
-        outputs: list[Output] = [Publish(CLONED, notice, retain=True)]
-        if client_id in cloned:
-            logger.error("cloned client=%s: an earlier session came back to life", client_id)
+            logger.error("cloned client=%s: two devices share this identity", client_id)
             leaves = TrainResponse(self._run, self.adapter.version + 1, accepted=False,
                                    reason=Refusal.CLONED.value)  # fmt: skip
             outputs += self._training.answered(client_id, leaves, now=now)
         return outputs
+
+    def _cloned_alert(self, client_id: str = "") -> Publish:
+        """Return the alert that names all devices whose identity two share, or clears it."""
+        cloned = sorted(self._presence.cloned)
+        if not cloned:
+            return Publish(CLONED, None, retain=True)
+        named = ", ".join(cloned[:MAX_NAMED])
+        text = (
+            f"{named}: two devices share one identity (one was copied, or set back to an old "
+            "copy of its state folder); nothing new is taken from it: give one an identity of its "
+            "own, empty both state folders, then clear d/<device>/status"
+        )
+        notice = AlertNotice("error", text, count=len(cloned), client_id=client_id)
+        return Publish(CLONED, notice, retain=True)
 
     # Who stalls ---------------------------------------------------------------------------------
 

@@ -93,12 +93,14 @@ class SettledUpdate:
 
     Attributes:
         round_id: The update's own round.
+        seq: The device's own count of updates.
         receipt_frame: The receipt as its frame: a bitmap takes a hundredth of a set, and the last
             words of all rounds are held at once.
     """
 
     client_id: str
     round_id: int
+    seq: int
     receipt_frame: bytes
 
     @property
@@ -133,6 +135,7 @@ class Snapshot:
         summaries: One per committed round, in order.
         finished: The run has ended with `version`.
         earlier: The newest committed rounds, at most `EARLIER_ROUNDS`, in order.
+        cloned: The devices of which nothing new is let in, since two share the identity.
     """
 
     version: int = 0
@@ -143,3 +146,4 @@ class Snapshot:
     summaries: tuple[RoundSummary, ...] = ()
     finished: bool = False
     earlier: tuple[RoundRecord, ...] = ()
+    cloned: frozenset[str] = frozenset()

@@ -61,6 +61,25 @@ class JournalManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalLate:
+    """Make durable that an update which was never let in has been told that it is late."""
+
+    uid: str
+    client_id: str
+    round_id: int
+    seq: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class JournalCloned:
+    """Make durable that two devices share this identity, or that they do no longer."""
+
+    client_id: str
+    cloned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class JournalSegment:
     """Make a segment durable; `Coordinator.stored` is called when it is."""
 
@@ -155,6 +174,8 @@ Output = (
     | SaveRound
     | JournalManifest
     | JournalSegment
+    | JournalLate
+    | JournalCloned
     | JournalEvaluation
     | Freeze
     | Aggregate

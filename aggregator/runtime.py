@@ -43,7 +43,9 @@ from aggregator.outputs import (
     Commit,
     Finish,
     Freeze,
+    JournalCloned,
     JournalEvaluation,
+    JournalLate,
     JournalManifest,
     JournalSegment,
     Output,
@@ -77,7 +79,14 @@ logger = logging.getLogger(__name__)
 
 Effect = Output | FenceOutput
 
-_JOURNALED = (SaveRound, JournalManifest, JournalSegment, JournalEvaluation)
+_JOURNALED = (
+    SaveRound,
+    JournalManifest,
+    JournalSegment,
+    JournalLate,
+    JournalCloned,
+    JournalEvaluation,
+)
 # What may only happen when everything before it in the list is done.
 _BARRIERS = (Freeze, Aggregate, Reopen, Commit, Finish, RaiseEpoch, Lead, Answer, Restate, Yield)
 

@@ -10,7 +10,7 @@ from transport.messages import Receipt
 
 
 class Settled:
-    """Keeps the receipts, by uid and by whose update of which round it was.
+    """Keeps the receipts, by uid, by whose update of which round it was, and by its number.
 
     Args:
         updates: uid → the last word, as they were journaled.
@@ -19,12 +19,13 @@ class Settled:
     def __init__(self, updates: Mapping[str, SettledUpdate]) -> None:
         self._updates: dict[str, SettledUpdate] = {}
         self._uids: dict[tuple[int, str], str] = {}
+        self._by_seq: dict[tuple[str, int], str] = {}
         for uid, update in updates.items():
             self._add(uid, update)
 
-    def add(self, uid: str, *, client_id: str, round_id: int, receipt: Receipt) -> None:
+    def add(self, uid: str, *, client_id: str, round_id: int, seq: int, receipt: Receipt) -> None:
         """Keep the last word on an update."""
-        self._add(uid, SettledUpdate(client_id, round_id, frame.encode(receipt)))
+        self._add(uid, SettledUpdate(client_id, round_id, seq, frame.encode(receipt)))
 
     def receipt(self, uid: str, *, client_id: str) -> Receipt | None:
         """Return the last word on this device's update, None where there is none yet."""
@@ -34,6 +35,10 @@ class Settled:
     def uid_of(self, client_id: str, round_id: int) -> str | None:
         """Return the update that was a device's for a round, whatever became of it."""
         return self._uids.get((round_id, client_id))
+
+    def numbered(self, client_id: str, seq: int) -> str | None:
+        """Return the update to which a device gave this number."""
+        return self._by_seq.get((client_id, seq))
 
     def newest(self) -> list[tuple[str, SettledUpdate]]:
         """Return uid and last word of each update of the newest round that has any."""
@@ -47,3 +52,4 @@ class Settled:
     def _add(self, uid: str, update: SettledUpdate) -> None:
         self._updates[uid] = update
         self._uids[(update.round_id, update.client_id)] = uid
+        self._by_seq[(update.client_id, update.seq)] = uid

@@ -5,6 +5,7 @@
     updates      the updates without a last word: of the open round, and late ones of rounds before
     segments     their bytes; gone when the adapter version is durable
     receipts     the last word on every update of the run, under the update's own round
+    cloned       the devices of which nothing is let in, since two share the identity
     evaluations  what devices said of the last version
 
 A crash between two transactions leaves what the first one wrote; there is nothing to repair.
@@ -33,7 +34,9 @@ from aggregator.journal import (
 from aggregator.outputs import (
     Commit,
     Freeze,
+    JournalCloned,
     JournalEvaluation,
+    JournalLate,
     JournalManifest,
     JournalSegment,
     Reopen,
@@ -44,13 +47,15 @@ from transport.control import RoundSummary
 from transport.crash_points import reach
 from transport.messages import Evaluation, Manifest, Receipt
 
-JournalEntry = SaveRound | JournalManifest | JournalSegment | JournalEvaluation
+JournalEntry = (
+    SaveRound | JournalManifest | JournalSegment | JournalLate | JournalCloned | JournalEvaluation
+)
 
 # What SQLite says when a statement or its values are wrong; anything else is the disk's.
 _OUR_FAULTS = (sqlite3.ProgrammingError, sqlite3.IntegrityError)
 
 # Raised with every change of the tables, so that an old aggregator never reads a newer journal.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE run (
@@ -61,7 +66,7 @@ CREATE TABLE rounds (
 );
 CREATE TABLE updates (
     uid TEXT PRIMARY KEY, round_id INTEGER NOT NULL, client_id TEXT NOT NULL,
-    manifest BLOB NOT NULL, frozen BLOB,
+    seq INTEGER NOT NULL, manifest BLOB NOT NULL, frozen BLOB,
     UNIQUE (round_id, client_id)
 );
 CREATE TABLE segments (
@@ -69,8 +74,10 @@ CREATE TABLE segments (
     PRIMARY KEY (uid, position)
 );
 CREATE TABLE receipts (
-    uid TEXT PRIMARY KEY, round_id INTEGER NOT NULL, client_id TEXT NOT NULL, receipt BLOB NOT NULL
+    uid TEXT PRIMARY KEY, round_id INTEGER NOT NULL, client_id TEXT NOT NULL,
+    seq INTEGER NOT NULL, receipt BLOB NOT NULL
 );
+CREATE TABLE cloned (client_id TEXT PRIMARY KEY);
 CREATE TABLE evaluations (
     version INTEGER NOT NULL, client_id TEXT NOT NULL,
     loss REAL NOT NULL, tokens INTEGER NOT NULL, correct INTEGER NOT NULL,
@@ -144,6 +151,7 @@ class Store:
             summaries=summaries,
             finished=finished_version == version,
             earlier=tuple(_read_record(record) for record in committed[-EARLIER_ROUNDS:]),
+            cloned=frozenset(self._cloned()),
         )
 
     def write(self, entries: Iterable[JournalEntry]) -> None:
@@ -155,16 +163,30 @@ class Store:
                         self._save_round(record)
                     case JournalManifest(uid, manifest):
                         self._execute(
-                            "INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, NULL)",
+                            "INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, NULL)",
                             uid,
                             manifest.round_id,
                             manifest.client_id,
+                            manifest.seq,
                             frame.canonical(manifest),
                         )
                     case JournalSegment(uid, index, body):
                         self._execute(
                             "INSERT OR IGNORE INTO segments VALUES (?, ?, ?)", uid, index, body
                         )
+                    case JournalLate(uid, client_id, round_id, seq, receipt):
+                        self._execute(
+                            "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?)",
+                            uid,
+                            round_id,
+                            client_id,
+                            seq,
+                            frame.encode(receipt),
+                        )
+                    case JournalCloned(client_id, True):
+                        self._execute("INSERT OR IGNORE INTO cloned VALUES (?)", client_id)
+                    case JournalCloned(client_id, False):
+                        self._execute("DELETE FROM cloned WHERE client_id = ?", client_id)
                     case JournalEvaluation(version, client_id, evaluation):
                         self._execute(
                             "INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?)",
@@ -289,8 +311,8 @@ class Store:
     def _settle(self, receipts: Mapping[str, Receipt]) -> None:
         for uid, receipt in receipts.items():
             self._execute(
-                "INSERT OR REPLACE INTO receipts SELECT uid, round_id, client_id, ? FROM updates "
-                "WHERE uid = ?",
+                "INSERT OR REPLACE INTO receipts "
+                "SELECT uid, round_id, client_id, seq, ? FROM updates WHERE uid = ?",
                 frame.encode(receipt),
                 uid,
             )
@@ -310,10 +332,14 @@ class Store:
             )
 
     def _receipts(self) -> Iterator[tuple[str, SettledUpdate]]:
-        for uid, client_id, round_id, receipt in self._connection.execute(
-            "SELECT uid, client_id, round_id, receipt FROM receipts"
+        for uid, client_id, round_id, seq, receipt in self._connection.execute(
+            "SELECT uid, client_id, round_id, seq, receipt FROM receipts"
         ):
-            yield uid, SettledUpdate(client_id, round_id, receipt)
+            yield uid, SettledUpdate(client_id, round_id, seq, receipt)
+
+    def _cloned(self) -> Iterator[str]:
+        for (client_id,) in self._connection.execute("SELECT client_id FROM cloned"):
+            yield client_id
 
     def _evaluations(self, version: int) -> Iterator[tuple[str, Evaluation]]:
         for client_id, loss, tokens, correct in self._connection.execute(

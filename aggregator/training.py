@@ -54,7 +54,14 @@ from aggregator.round import (
     RoundOutput,
     Silent,
 )
-from aggregator.uploads import UploadLate, UploadOutput, UploadProgress, UploadRefused, Uploads
+from aggregator.uploads import (
+    UploadLate,
+    UploadOutput,
+    UploadProgress,
+    UploadRefused,
+    Uploads,
+    UploadTwin,
+)
 from transport.control import ServiceState, TrainResponse
 from transport.messages import Manifest, Segment
 from transport.topics import Down, RoundLast, UpManifest, UpSegment
@@ -494,6 +501,8 @@ class Training:
                     outputs += self.refuse(client_id, reason, text, now=now)
                 case UploadLate(_, dropped):
                     self._ledger.count_late(dropped=int(dropped))
+                case UploadTwin(client_id):
+                    self._presence.quarantine(client_id)
                 case _:
                     outputs.append(answer)
         return outputs

@@ -20,10 +20,10 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from aggregator.admission import LatePolicy, Refusal, Terms, admit, is_too_late
+from aggregator.admission import LatePolicy, Refusal, Terms, admit, copied_outbox, is_too_late
 from aggregator.agenda import Agenda
 from aggregator.journal import SettledUpdate, UpdateRecord
-from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
+from aggregator.outputs import FrozenUpdate, JournalLate, JournalManifest, JournalSegment, Publish
 from aggregator.quotas import Quotas
 from aggregator.settled import Settled
 from transport.messages import (
@@ -73,14 +73,28 @@ class UploadRefused:
 
 @dataclass(frozen=True, slots=True)
 class UploadLate:
-    """An update of a round that is over was offered for the first time since the start."""
+    """An update of a round that is over was offered for the first time."""
 
     client_id: str
     dropped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class UploadTwin:
+    """Two updates have one number: two devices go on from one copied outbox."""
+
+    client_id: str
+
+
 UploadOutput = (
-    Publish | JournalManifest | JournalSegment | UploadProgress | UploadRefused | UploadLate
+    Publish
+    | JournalManifest
+    | JournalSegment
+    | JournalLate
+    | UploadProgress
+    | UploadRefused
+    | UploadLate
+    | UploadTwin
 )
 
 
@@ -154,8 +168,6 @@ class Uploads:
         self._of_client: dict[str, dict[int, str]] = {}
         self._settled = Settled(settled or {})
         self._answered: dict[str, float] = {}
-        self._told_late: set[str] = set()
-        self._logged_late: set[tuple[int, str]] = set()
         for record in updates:
             receiver = Receiver(record.uid, record.manifest, held=record.held, policy=policy)
             upload = self._add(record.uid, record.manifest, receiver)
@@ -203,7 +215,11 @@ class Uploads:
                 return []  # the receipt follows when the new adapter is durable
             return self._translate(uid, upload.receiver.announced(now))
         held_uid = self._uid_of(client_id, manifest.round_id)
+        numbered_uid = self._numbered(client_id, manifest.seq)
         if is_too_late(manifest, client_id=client_id, terms=terms):
+            copied = copied_outbox(uid, client_id=client_id, numbered_uid=numbered_uid, terms=terms)
+            if copied is not None:
+                return self._refuse(address, copied)
             if held_uid is None:
                 return self._too_late(address, manifest)
             return self._refuse(address, Refusal.SECOND_UPDATE)
@@ -212,6 +228,7 @@ class Uploads:
             uid=uid,
             client_id=client_id,
             held_uid=held_uid,
+            numbered_uid=numbered_uid,
             open_updates=len(self._of_client.get(client_id, ())),
             terms=terms,
         )
@@ -405,7 +422,8 @@ class Uploads:
         del self._of_client[client_id][round_id]
         if not self._of_client[client_id]:
             del self._of_client[client_id]
-        self._settled.add(uid, client_id=client_id, round_id=round_id, receipt=receipt)
+        seq = upload.manifest.seq
+        self._settled.add(uid, client_id=client_id, round_id=round_id, seq=seq, receipt=receipt)
 
     def _thaw(self) -> None:
         self._frozen = False
@@ -416,6 +434,13 @@ class Uploads:
         """Return the update that was let in of a device for a round, settled or not."""
         open_uid = self._of_client.get(client_id, {}).get(round_id)
         return open_uid or self._settled.uid_of(client_id, round_id)
+
+    def _numbered(self, client_id: str, seq: int) -> str | None:
+        """Return the update to which a device gave this number, settled or not."""
+        for uid in self._of_client.get(client_id, {}).values():
+            if self._uploads[uid].manifest.seq == seq:
+                return uid
+        return self._settled.numbered(client_id, seq)
 
     def _make_receipt(
         self,
@@ -433,20 +458,20 @@ class Uploads:
     def _too_late(self, address: UpManifest, manifest: Manifest) -> list[UploadOutput]:
         total, reason = len(manifest.segments), self._late.reason
         receipt = Receipt(self._epoch, ReceiptState.LATE, reason, frozenset(), total)
-        outputs: list[UploadOutput] = [self._receipt(address.client_id, address.uid, receipt)]
-        if address.uid not in self._told_late:
-            if len(self._told_late) >= MAX_ANSWERS:
-                self._told_late.clear()
-                self._logged_late.clear()
-            self._told_late.add(address.uid)
-            # A device may make up as many uids as it likes, but rounds there are only so many.
-            round_of_device = (manifest.round_id, address.client_id)
-            if round_of_device not in self._logged_late:
-                self._logged_late.add(round_of_device)
-                self._log_late(address.uid, manifest, reason)
-            dropped = self._late is LatePolicy.DROP
-            outputs.append(UploadLate(address.client_id, dropped=dropped))
-        return outputs
+        client_id, uid, round_id, seq = (
+            address.client_id,
+            address.uid,
+            manifest.round_id,
+            manifest.seq,
+        )
+        # A device may make up as many uids as it likes, but rounds there are only so many.
+        self._settled.add(uid, client_id=client_id, round_id=round_id, seq=seq, receipt=receipt)
+        self._log_late(uid, manifest, reason)
+        return [
+            JournalLate(uid, client_id, round_id, seq, receipt),
+            self._receipt(client_id, uid, receipt),
+            UploadLate(client_id, dropped=self._late is LatePolicy.DROP),
+        ]
 
     def _log_late(self, uid: str, manifest: Manifest, what: str) -> None:
         logger.log(
@@ -466,7 +491,11 @@ class Uploads:
         if refusal.passes:
             return [refused]
         receipt = Receipt(self._epoch, ReceiptState.REFUSED, reason, frozenset(), 0)
-        return [self._receipt(address.client_id, address.uid, receipt), refused]
+        outputs: list[UploadOutput] = [
+            self._receipt(address.client_id, address.uid, receipt),
+            refused,
+        ]
+        return [*outputs, UploadTwin(address.client_id)] if refusal is Refusal.TWIN else outputs
 
     def _seldom(self, uid: str, publish: Publish, *, now: float) -> list[UploadOutput]:
         answered = self._answered.get(uid)

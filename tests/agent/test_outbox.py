@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_an_update_becomes_a_manifest_and_its_segments(box: Box, small: Any) -> 
     upload = box.outbox.commit(path)
     manifest = upload.manifest
     assert upload.uid == frame.uid(manifest)
-    assert (manifest.client_id, manifest.seq, manifest.round_id) == ("dev-1", 1, 1)
+    assert (manifest.client_id, manifest.round_id) == ("dev-1", 1)
     assert manifest.layout_digest == small.LAYOUT.digest
     for index, entry in enumerate(manifest.segments):
         assert len(box.outbox.segment(upload.uid, index)) == entry.length
@@ -126,7 +127,25 @@ def test_counts_of_updates_are_never_reused(box: Box, small: Any) -> None:
     box.settle(first, *range(len(first.manifest.segments)), state=ReceiptState.ACCEPTED)
     box.outbox.begin_run(small.OTHER_RUN)
     box.outbox.begin_run(small.RUN)
-    assert box.reopen().commit(box.leave(1)).manifest.seq == 2
+    assert box.reopen().commit(box.leave(1)).manifest.seq == first.manifest.seq + 1
+
+
+def test_a_copy_goes_on_counting_where_the_outbox_was_and_a_new_one_elsewhere(
+    box: Box, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that an aggregator can tell a device that was copied from one that was set up anew."""
+    drawn = [70]
+    monkeypatch.setattr("agent.outbox.secrets.randbelow", lambda most: drawn[-1] % most)
+    first = box.outbox.commit(box.leave(1))
+    box.settle(first, *range(len(first.manifest.segments)), state=ReceiptState.ACCEPTED)
+    shutil.copytree(box.folder, tmp_path / "copy")
+    new = Box(tmp_path / "new", small)
+    copy = Box(tmp_path / "copy", small)
+    drawn.append(700)
+    seqs = [one.outbox.commit(one.leave(2)).manifest.seq for one in (box, copy, new)]
+    assert (first.manifest.seq, seqs) == (71, [72, 72, 701])
+    for one in (new, copy):
+        one.outbox.close()
 
 
 def test_an_accepted_update_leaves_nothing(box: Box) -> None:
@@ -321,7 +340,10 @@ def test_an_update_whose_manifest_fits_no_packet_is_never_sent(box: Box, small: 
     with pytest.raises(UnusablePayload) as caught:
         box.outbox.commit(path)
     assert (caught.value.reason, caught.value.retryable) == ("oversized", False)
-    assert box.outbox.commit(box.leave(1)).manifest.seq == 1
+    first = box.outbox.commit(box.leave(2)).manifest.seq
+    with pytest.raises(UnusablePayload):
+        box.outbox.commit(path)
+    assert box.outbox.commit(box.leave(3)).manifest.seq == first + 1
 
 
 def test_a_payload_of_another_run_is_refused(box: Box, small: Any) -> None:

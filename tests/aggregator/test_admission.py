@@ -42,6 +42,7 @@ def verdict(
     client_id: Any = "dev",
     uid: Any = None,
     held_uid: Any = None,
+    numbered_uid: Any = None,
     open_updates: Any = 0,
 ) -> Refusal | None:
     return admit(
@@ -49,6 +50,7 @@ def verdict(
         uid=frame.uid(manifest) if uid is None else uid,
         client_id=client_id,
         held_uid=held_uid,
+        numbered_uid=numbered_uid,
         open_updates=open_updates,
         terms=terms,
     )
@@ -98,6 +100,16 @@ def test_a_device_that_was_not_asked_is_refused(manifest: Any, terms: Any) -> No
 
 def test_another_update_of_the_same_device_is_refused(manifest: Any, terms: Any) -> None:
     assert verdict(manifest, terms, held_uid="1" * 32) is Refusal.SECOND_UPDATE
+
+
+def test_another_update_with_its_number_is_refused_even_in_a_quarantine(
+    manifest: Any, terms: Any
+) -> None:
+    assert verdict(manifest, terms, numbered_uid="1" * 32) is Refusal.TWIN
+    assert verdict(manifest, terms, numbered_uid=frame.uid(manifest)) is None
+    quarantined = replace(terms, cloned=frozenset({"dev"}))
+    assert verdict(manifest, quarantined, numbered_uid="1" * 32) is Refusal.TWIN
+    assert verdict(manifest, quarantined) is Refusal.CLONED
 
 
 def test_a_device_with_too_many_open_updates_waits(manifest: Any, terms: Any) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from aggregator.cohort import MAX_RETIRED, Presence
-from transport import control
+from transport import control, frame
 from transport.control import AlertNotice, DeviceState, DeviceStatus
 from transport.link import Delivery
-from transport.messages import ReceiptState
-from transport.topics import Alert, Command, DeviceTopic, UpManifest
+from transport.messages import Receipt, ReceiptState
+from transport.topics import Alert, Command, DeviceTopic, Down, UpManifest
 
 S = DeviceState
 
@@ -177,6 +177,62 @@ def test_nothing_new_is_taken_from_a_cloned_device_until_its_status_is_cleared(
     rig.say(UpManifest("b", update.uid), update.manifest)
     rig.settle()
     assert [record.uid for record in rig.state.store.load().updates] == [update.uid]
+
+
+def test_a_quarantine_outlives_the_aggregator_and_the_broker(
+    make_rig: Any, update_maker: Any
+) -> None:
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
+    a, b = rig.add("a", "b", silent=True)
+    a.join()
+    b.join()
+    rig.settle()
+    clone(rig, b)
+    rig.published.clear()
+    rig.restart()
+    a.join()
+    b.join()
+    rig.settle()
+    notice = alert(rig)
+    assert notice is not None
+    assert notice.text.startswith("b: two devices share one identity")
+    assert rig.said(Command, client_id="b") == []
+    update = update_maker(client_id="b", run=rig.state.run.run, round_id=1)
+    rig.say(UpManifest("b", update.uid), update.manifest)
+    rig.advance(1.0)
+    assert rig.state.store.load().updates == ()
+    rig.say(DeviceTopic("b", "status"), b"", retain=True)
+    rig.settle()
+    rig.published.clear()
+    rig.restart()
+    rig.settle()
+    assert alert(rig) is None
+
+
+def test_one_number_for_two_updates_is_a_clone_though_no_session_comes_back(
+    make_rig: Any, update_maker: Any
+) -> None:
+    """Two boards that take turns, each started anew, look like one that restarts."""
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
+    a, b = rig.add("a", "b", silent=True)
+    a.join()
+    b.join()
+    rig.settle()
+    made = [
+        update_maker(client_id="b", run=rig.state.run.run, round_id=1, seq=7, steps=steps)
+        for steps in (1, 2)
+    ]
+    for update in made:
+        rig.say(UpManifest("b", update.uid), update.manifest)
+        rig.advance(1.0)
+    notice = alert(rig)
+    assert notice is not None
+    assert notice.client_id == "b"
+    assert [record.uid for record in rig.state.store.load().updates] == [made[0].uid]
+    assert rig.said(Alert, code="refused-twin")
+    (_, payload) = rig.said(Down, client_id="b", uid=made[1].uid)[-1]
+    receipt = frame.decode(Receipt, payload)
+    assert (receipt.state, receipt.reason) == (ReceiptState.REFUSED, "twin")
 
 
 def test_what_was_let_in_before_still_counts(make_rig: Any) -> None:

@@ -237,20 +237,7 @@ def test_a_crash_changes_no_byte_of_a_round_with_a_late_update(
     make_rig: Any, update_maker: Any, crash: Any, label: Any, occurrence: Any
 ) -> None:
     rig = begin_with_a_late_one(make_rig, update_maker, heals=True)
-    seen = 0
-
-    def crash_at(where: Any) -> None:
-        nonlocal seen
-        seen += where == label
-        if seen == occurrence and where == label:
-            raise crash
-
-    rig.crash_at = crash_at
-    with pytest.raises(crash):
-        rig.finish()
-    rig.crash_at = lambda _: None
-    rig.restart()
-    rig.finish()
+    crash_and_go_on(rig, crash, label, occurrence)
     rig.advance(400.0)
     flat = rig.initial
     known = {u.uid: (n, u) for d in rig.devices.values() for n, u in d.updates.items()}

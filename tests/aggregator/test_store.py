@@ -9,18 +9,28 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import EARLIER_ROUNDS, RoundRecord, RoundState, Snapshot, Tally
+from aggregator.journal import (
+    EARLIER_ROUNDS,
+    RoundRecord,
+    RoundState,
+    SettledUpdate,
+    Snapshot,
+    Tally,
+)
 from aggregator.outputs import (
     Commit,
     Freeze,
     FrozenUpdate,
+    JournalCloned,
     JournalEvaluation,
+    JournalLate,
     JournalManifest,
     JournalSegment,
     Reopen,
     SaveRound,
 )
 from aggregator.store import SCHEMA_VERSION, ForeignJournal, Store, StoreUnavailable
+from transport import frame
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Receipt, ReceiptState
 
@@ -105,6 +115,21 @@ def test_what_is_written_twice_is_there_once(reopened: Any, update: Any) -> None
     reopened().write([*entries, JournalSegment(update.uid, 0, b"another")])
     store = reopened()
     assert store.segments(update.uid, {0}) == {0: update.bodies[0]}
+
+
+def test_a_quarantine_holds_until_it_is_lifted(reopened: Any) -> None:
+    for cloned in (True, True, False):
+        reopened().write([JournalCloned("a", cloned), JournalCloned("b", cloned=True)])
+        assert reopened().load().cloned == ({"a", "b"} if cloned else {"b"})
+
+
+def test_the_last_word_on_what_was_never_let_in_is_kept(reopened: Any, update: Any) -> None:
+    late = Receipt(1, ReceiptState.LATE, "late", frozenset(), 4)
+    dropped = Receipt(1, ReceiptState.LATE, "dropped", frozenset(), 4)
+    for receipt in (late, dropped):
+        reopened().write([JournalLate(update.uid, "a", 3, 9, receipt)])
+        settled = SettledUpdate("a", 3, 9, frame.encode(late))
+        assert reopened().load().settled == {update.uid: settled}
 
 
 def test_a_batch_is_written_whole_or_not_at_all(reopened: Any, update: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 import aggregator.uploads as uploads_file
 from aggregator.admission import LatePolicy, Terms
 from aggregator.journal import UpdateRecord
-from aggregator.outputs import FrozenUpdate, JournalManifest, JournalSegment, Publish
+from aggregator.outputs import FrozenUpdate, JournalLate, JournalManifest, JournalSegment, Publish
 from aggregator.quotas import QuotaPolicy, Quotas
-from aggregator.uploads import UploadLate, UploadProgress, UploadRefused, Uploads
+from aggregator.uploads import UploadLate, UploadProgress, UploadRefused, Uploads, UploadTwin
 from transport.messages import Have, ReceiptState, Segment, Want
 from transport.topics import Down, UpManifest, UpSegment
 from transport.transfer import TransferPolicy
@@ -142,8 +142,10 @@ def test_a_frozen_round_lets_nothing_in_and_answers_nothing(
     assert uploads.reconnected(0.0) == uploads.tick(99.0) == []
     assert uploads.next_wakeup() is None
     other = update_maker(client_id="b", run=RUN, round_id=2)
-    (receipt, late) = announce(uploads, other, terms, client_id="b")
+    (entry, receipt, late) = announce(uploads, other, terms, client_id="b")
     assert (receipt.message.state, late) == (ReceiptState.LATE, UploadLate("b"))
+    seq = other.manifest.seq
+    assert entry == JournalLate(other.uid, "b", 2, seq, receipt.message)
 
 
 def test_a_segment_that_becomes_durable_while_frozen_counts_when_the_round_goes_on(
@@ -205,18 +207,53 @@ def test_an_update_of_a_closed_round_is_late_each_time_and_counted_once(
     uploads = make()
     old = update_maker(client_id="a", run=RUN, round_id=1)
     first = announce(uploads, old, terms)
-    assert [type(output) for output in first] == [Publish, UploadLate]
-    assert announce(uploads, old, terms) == first[:1]
+    assert [type(output) for output in first] == [JournalLate, Publish, UploadLate]
+    assert announce(uploads, old, terms) == [first[1]]
 
 
-def test_late_updates_are_counted_however_many_there_were_before(
-    update_maker: Any, terms: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_device_makes_one_update_late_for_a_round_however_many_it_makes_up(
+    update_maker: Any, terms: Any
 ) -> None:
-    monkeypatch.setattr(uploads_file, "MAX_ANSWERS", 2)
+    """Each is journaled for ever."""
     uploads = make()
+    told = []
     for seq in range(1, 6):
         late = update_maker(client_id="a", run=RUN, round_id=1, seq=seq)
-        assert announce(uploads, late, terms)[-1] == UploadLate("a")
+        told += announce(uploads, late, terms)
+    assert [output.uid for output in told if isinstance(output, JournalLate)] == [told[0].uid]
+    assert {one.reason for one in told if isinstance(one, UploadRefused)} == {"second-update"}
+
+
+@pytest.mark.parametrize("became", ["open", "settled", "late"])
+def test_the_second_update_of_one_number_is_refused_for_ever(
+    update_maker: Any, terms: Any, became: str
+) -> None:
+    """Two boards go on from one outbox; what it held may be in the next update of each."""
+    round_id = 1 if became == "late" else 2
+    uploads = make()
+    first = update_maker(client_id="a", run=RUN, round_id=round_id, seq=5)
+    announce(uploads, first, terms)
+    if became == "settled":
+        store_all(uploads, first)
+        frozen = uploads.freeze(terms)
+        uploads.committed(uploads.close(frozen, {}, oldest_taken=2).receipts)
+    later = replace(terms, round_id=3, earlier={2: terms})
+    for round_id in (3, 1):
+        twin = update_maker(client_id="a", run=RUN, round_id=round_id, seq=5, steps=9)
+        receipt, refused, found = announce(uploads, twin, later)
+        assert (receipt.message.state, refused.reason) == (ReceiptState.REFUSED, "twin")
+        assert found == UploadTwin("a")
+    other = update_maker(client_id="b", run=RUN, round_id=1, seq=5)
+    assert UploadTwin("b") not in announce(uploads, other, later, client_id="b")
+
+
+def test_a_quarantined_device_is_not_told_that_it_is_late(update_maker: Any, terms: Any) -> None:
+    """A copy of its outbox would keep what the update held as well, and send it again."""
+    uploads = make()
+    old = update_maker(client_id="a", run=RUN, round_id=1)
+    (refused,) = announce(uploads, old, replace(terms, cloned={"a"}))
+    assert refused.reason == "cloned"
+    assert announce(uploads, old, terms)[-1] == UploadLate("a")
 
 
 def test_a_refusal_is_answered_each_time(update_maker: Any, terms: Any) -> None:
@@ -286,7 +323,7 @@ def test_the_receipt_says_what_becomes_of_a_late_update(
     uploads.committed(closing.receipts)
     other = update_maker(client_id="b", run=RUN, round_id=2)
     closed = replace(terms, round_id=3)
-    receipt, told = announce(uploads, other, closed, client_id="b")
+    _, receipt, told = announce(uploads, other, closed, client_id="b")
     assert receipt.message.reason == reason
     assert told == UploadLate("b", dropped=policy is LatePolicy.DROP)
     for each in (update, other):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from aggregator.admission import LatePolicy, Terms
 from aggregator.journal import SettledUpdate, UpdateRecord
-from aggregator.outputs import JournalManifest, JournalSegment, Publish
+from aggregator.outputs import JournalLate, JournalManifest, JournalSegment, Publish
 from aggregator.quotas import QuotaPolicy, Quotas
 from aggregator.uploads import UploadProgress, Uploads
 from transport import frame
@@ -63,6 +63,7 @@ class UploadsMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.settled: dict[str, SettledUpdate] = {}
         self.counted: dict[tuple[int, str], str] = {}
+        self.numbers: dict[tuple[str, int], str] = {}
         self.told_late: dict[str, Receipt] = {}
         self.open()
 
@@ -107,6 +108,13 @@ class UploadsMachine(RuleBasedStateMachine):
                 case JournalManifest(uid, manifest):
                     assert uid not in self.manifests
                     self.manifests[uid] = manifest
+                    self.number(uid, manifest.client_id, manifest.seq)
+                case JournalLate(uid, client_id, round_id, seq, receipt):
+                    assert uid not in self.manifests | self.settled
+                    self.settled[uid] = SettledUpdate(
+                        client_id, round_id, seq, frame.encode(receipt)
+                    )
+                    self.number(uid, client_id, seq)
                 case JournalSegment(uid, index, body):
                     assert index not in self.segments.setdefault(uid, {})
                     self.segments[uid][index] = body
@@ -121,9 +129,23 @@ class UploadsMachine(RuleBasedStateMachine):
                         assert receipt.state is ReceiptState.LATE
                         self.told_late[uid] = receipt
 
+    def number(self, uid: str, client_id: str, seq: int) -> None:
+        assert self.numbers.setdefault((client_id, seq), uid) == uid, "one number, two updates"
+
     @rule(client_id=st.sampled_from(CLIENTS), back=st.integers(-1, 4), seq=st.integers(1, 2))
     def announce(self, client_id: str, back: int, seq: int) -> None:
         round_id = max(1, self.round_id - back)
+        self.offer(client_id, round_id, seq=10 * round_id + seq)
+
+    @rule(client_id=st.sampled_from(CLIENTS), back=st.integers(0, 3), ahead=st.integers(1, 2))
+    def announce_what_a_copied_outbox_has_made(self, client_id: str, back: int, ahead: int) -> None:
+        """Its number is that of an update of another round."""
+        round_id = max(1, self.round_id - back)
+        self.offer(client_id, round_id, seq=10 * (round_id - ahead) + 1)
+
+    def offer(self, client_id: str, round_id: int, *, seq: int) -> None:
+        if seq < 1:
+            return
         manifest = manifest_of(client_id, round_id, seq)
         uid = frame.uid(manifest)
         address = UpManifest(client_id, uid)
@@ -138,7 +160,9 @@ class UploadsMachine(RuleBasedStateMachine):
     def deliver(self, client_id: str, back: int, seq: int) -> None:
         """Announce an update, and let one segment of it come where it is let in."""
         self.announce(client_id, back, seq)
-        uid = frame.uid(manifest_of(client_id, max(1, self.round_id - back), seq))
+        round_id = max(1, self.round_id - back)
+        seq += 10 * round_id
+        uid = frame.uid(manifest_of(client_id, round_id, seq))
         if uid in self.manifests:
             address = UpSegment(client_id, uid, 0)
             body = body_of(client_id, self.manifests[uid].round_id, seq, 0)
@@ -178,7 +202,7 @@ class UploadsMachine(RuleBasedStateMachine):
             del self.segments[uid]
             self.receipts[uid] = receipt
             self.settled[uid] = SettledUpdate(
-                manifest.client_id, manifest.round_id, frame.encode(receipt)
+                manifest.client_id, manifest.round_id, manifest.seq, frame.encode(receipt)
             )
 
     @rule()
@@ -218,7 +242,7 @@ class UploadsMachine(RuleBasedStateMachine):
                 assert manifest.round_id < oldest
             self.receipts[uid] = receipt
             self.settled[uid] = SettledUpdate(
-                manifest.client_id, manifest.round_id, frame.encode(receipt)
+                manifest.client_id, manifest.round_id, manifest.seq, frame.encode(receipt)
             )
         self.carry_out(self.uploads.committed(closing.receipts))
         self.round_id += 1

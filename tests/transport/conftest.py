@@ -143,7 +143,7 @@ def adapter_manifest_of(*bodies: bytes, **changes: Any) -> AdapterManifest:
     return AdapterManifest(**fields | changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # hypothesis runs a test many times within one fixture
 def make_manifest() -> Callable[..., Manifest]:
     return manifest_of
 

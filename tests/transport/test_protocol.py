@@ -176,7 +176,7 @@ def test_a_manifest_is_checked_in_the_order_of_the_table() -> None:
         max_open=1,
         cloned=frozenset({"dev"}),
     )
-    uid, held_uid, open_updates = "0" * 32, "1" * 32, 1
+    uid, held_uid, numbered_uid, open_updates = "0" * 32, "1" * 32, "2" * 32, 1
     for number, _, reason in table("A manifest, by the aggregator"):
         wrong = dict(item for fault in reversed(faults.values()) for item in fault.items())
         manifest = dataclasses.replace(right, **wrong)
@@ -185,12 +185,15 @@ def test_a_manifest_is_checked_in_the_order_of_the_table() -> None:
             uid=uid,
             client_id="dev",
             held_uid=held_uid,
+            numbered_uid=numbered_uid,
             open_updates=open_updates,
             terms=terms,
         )
         assert refusal is not None, number
         assert refusal.value == reason
         faults.pop(reason, None)
+        if reason == "twin":
+            numbered_uid = uid
         if reason == "cloned":
             terms = dataclasses.replace(terms, cloned=frozenset())
         if reason == "not-selected":
@@ -200,7 +203,13 @@ def test_a_manifest_is_checked_in_the_order_of_the_table() -> None:
         if reason == "quota-open":
             open_updates = 0
         if reason == "uid":
-            uid = held_uid = frame.uid(right)
+            uid = held_uid = numbered_uid = frame.uid(right)
     assert not admit(
-        right, uid=uid, client_id="dev", held_uid=held_uid, open_updates=0, terms=terms
+        right,
+        uid=uid,
+        client_id="dev",
+        held_uid=held_uid,
+        numbered_uid=numbered_uid,
+        open_updates=0,
+        terms=terms,
     )

@@ -6,7 +6,6 @@ A script says for each message of one direction, in order and over again: `deliv
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import itertools
 import random
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transport import transfer
-from transport.messages import Have, Manifest, Receipt, ReceiptState, Segment, SegmentEntry, Want
+from transport.messages import Have, Manifest, Receipt, ReceiptState, Segment, Want
 from transport.transfer import (
     Journal,
     Receiver,
@@ -336,6 +335,7 @@ FAULTS = st.lists(
 )
 def test_any_faults_that_let_something_through_end_with_the_whole_update(
     *,
+    make_manifest: Any,
     up: list[str],
     down: list[str],
     segments: int,
@@ -344,7 +344,7 @@ def test_any_faults_that_let_something_through_end_with_the_whole_update(
     restarts: list[float],
 ) -> None:
     bodies = tuple(index.to_bytes(2, "little") * 8 for index in range(segments))
-    pair = Pair(_manifest(bodies), bodies, up=" ".join(up), down=" ".join(down), seed=seed)
+    pair = Pair(make_manifest(*bodies), bodies, up=" ".join(up), down=" ".join(down), seed=seed)
     pair.then_at_random()
     moment = 0.0
     pair.at(moment, pair.connect)
@@ -356,27 +356,6 @@ def test_any_faults_that_let_something_through_end_with_the_whole_update(
     for restart in restarts:
         pair.at(restart, pair.restart_aggregator)
     upload(pair)
-
-
-def _manifest(bodies: tuple[bytes, ...]) -> Manifest:
-    """Hypothesis runs a test many times, so this one builds without the fixtures of one run."""
-    entries = tuple(SegmentEntry(len(body), hashlib.sha256(body).digest()) for body in bodies)
-    return Manifest(
-        run="00" * 16,
-        round_id=1,
-        base_version=0,
-        base_digest=bytes(32),
-        layout_digest=bytes(32),
-        client_id="dev",
-        seq=1,
-        codec="fp32",
-        num_examples=1,
-        segments=entries,
-        train_loss=0.0,
-        steps=1,
-        train_s=0.0,
-        evaluation=None,
-    )
 
 
 def test_the_policy_and_all_outputs_are_found_here() -> None:

@@ -112,7 +112,7 @@ class Hostile:
             payload,
             layout_digest=self._world.layout.digest,
             codec=self._world.config.codec,
-            seq=1,
+            seq=1 + self._rng.getrandbits(29),
             num_examples=self._rng.choice((1, 10, 1_000_000)),
             evaluation=None,
         )

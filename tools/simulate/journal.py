@@ -21,7 +21,9 @@ from aggregator.journal import (
 from aggregator.outputs import (
     Commit,
     Freeze,
+    JournalCloned,
     JournalEvaluation,
+    JournalLate,
     JournalManifest,
     JournalSegment,
     Reopen,
@@ -31,7 +33,9 @@ from transport import frame
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
 
-JournalEntry = SaveRound | JournalManifest | JournalSegment | JournalEvaluation
+JournalEntry = (
+    SaveRound | JournalManifest | JournalSegment | JournalLate | JournalCloned | JournalEvaluation
+)
 
 
 @dataclass(slots=True)
@@ -55,7 +59,8 @@ class Journal:
         self._records: dict[int, RoundRecord] = {}
         self._summaries: dict[int, RoundSummary] = {}
         self._updates: dict[str, _Update] = {}
-        self._receipts: dict[str, tuple[str, int, Receipt]] = {}
+        self._receipts: dict[str, tuple[str, int, int, Receipt]] = {}
+        self._cloned: frozenset[str] = frozenset()
         self._evaluations: dict[tuple[int, str], Evaluation] = {}
         self._finished_version: int | None = None
 
@@ -100,8 +105,8 @@ class Journal:
                 for uid, update in sorted(self._updates.items())
             ),
             settled={
-                uid: SettledUpdate(client_id, round_id, frame.encode(receipt))
-                for uid, (client_id, round_id, receipt) in self._receipts.items()
+                uid: SettledUpdate(client_id, round_id, seq, frame.encode(receipt))
+                for uid, (client_id, round_id, seq, receipt) in self._receipts.items()
             },
             evaluations={
                 client_id: evaluation
@@ -111,6 +116,7 @@ class Journal:
             summaries=tuple(self._summaries[number] for number in sorted(self._summaries)),
             finished=self._finished_version == version,
             earlier=tuple(committed[-EARLIER_ROUNDS:]),
+            cloned=self._cloned,
         )
 
     def write(self, entries: Iterable[JournalEntry]) -> None:
@@ -127,6 +133,12 @@ class Journal:
                 case JournalSegment(uid, index, body):
                     if uid in self._updates:
                         self._updates[uid].bodies.setdefault(index, body)
+                case JournalLate(uid, client_id, round_id, seq, receipt):
+                    self._receipts.setdefault(uid, (client_id, round_id, seq, receipt))
+                case JournalCloned(client_id, True):
+                    self._cloned |= {client_id}
+                case JournalCloned(client_id, False):
+                    self._cloned -= {client_id}
                 case JournalEvaluation(version, client_id, evaluation):
                     self._evaluations.setdefault((version, client_id), evaluation)
 
@@ -174,4 +186,5 @@ class Journal:
             update = self._updates.pop(uid, None)
             if update is not None:
                 manifest = update.manifest
-                self._receipts[uid] = (manifest.client_id, manifest.round_id, receipt)
+                key = (manifest.client_id, manifest.round_id, manifest.seq)
+                self._receipts[uid] = (*key, receipt)

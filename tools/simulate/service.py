@@ -33,7 +33,9 @@ from aggregator.outputs import (
     Commit,
     Finish,
     Freeze,
+    JournalCloned,
     JournalEvaluation,
+    JournalLate,
     JournalManifest,
     JournalSegment,
     Output,
@@ -62,7 +64,7 @@ MAX_HELD_UPLOADS = 256
 _BARRIERS = frozenset(
     {Freeze, Aggregate, Reopen, Commit, Finish, RaiseEpoch, Lead, Answer, Restate, Yield}
 )
-_JOURNALED = (JournalManifest, JournalSegment, JournalEvaluation)
+_JOURNALED = (JournalManifest, JournalSegment, JournalLate, JournalCloned, JournalEvaluation)
 
 
 class _Fenced(Exception):

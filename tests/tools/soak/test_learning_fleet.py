@@ -24,8 +24,8 @@ def learned(loss: float, *, rounds: int = 3) -> Learned:
 def sleepers(tmp_path: Path) -> Iterator[Processes]:
     """Four processes, each with a child, as an agent has its trainer."""
     processes = Processes(tmp_path)
-    child = f"{sys.executable!r}, '-c', 'import time; time.sleep(600)'"
-    parent = f"import subprocess; subprocess.run([{child}])"
+    child = f"{sys.executable!r}, '-c', 'import sys; sys.stdin.read()'"  # until its parent ends
+    parent = f"import subprocess; subprocess.Popen([{child}], stdin=subprocess.PIPE).wait()"
     for name in "abcd":
         processes.start(name, (sys.executable, "-c", parent))
     yield processes
