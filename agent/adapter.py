@@ -175,7 +175,7 @@ def make_initial_adapter(
         BaseError: There is no such base model.
         AdapterError: The options are refused, or no module has such a name.
     """
-    from safetensors.numpy import save_file  # noqa: PLC0415  # only this function writes one
+    from safetensors.numpy import save  # noqa: PLC0415  # only this function writes one
 
     folder = locate_base(model)
     targets = target_modules if isinstance(target_modules, str) else sorted(target_modules)
@@ -186,7 +186,8 @@ def make_initial_adapter(
     out.mkdir(parents=True, exist_ok=True)
     (out / "adapter_config.json").write_text(text + "\n")
     tensors = layout.unflatten(_initial_values(layout, seed))
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    # Not save_file: its file is for its owner alone, and an aggregator is another user.
+    (out / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     origin = {"base_model": model, "base_digest": base_digest(folder).hex()}
     (out / "fedfstq.json").write_text(json.dumps(origin, indent=2) + "\n")
 

@@ -5,16 +5,26 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 
+from agent.commands import Commands
 from agent.outputs import Output
 from agent.session import Session
 from transport import control, frame
-from transport.control import EvalCommand, ModelStatus, RunAnnouncement, TrainCommand
+from transport.control import (
+    EvalCommand,
+    ModelStatus,
+    OperatorAction,
+    OperatorCommand,
+    RunAnnouncement,
+    TrainCommand,
+)
 from transport.crash_points import reach
-from transport.errors import BadTopic, MalformedMessage, MessageError
+from transport.errors import BadSignature, BadTopic, MalformedMessage, MessageError
 from transport.link import Delivery
 from transport.messages import AdapterManifest, Have, Receipt, Segment, Want
 from transport.schemas import SCHEMAS
+from transport.signing import Seals, Unsigned
 from transport.topics import (
     Command,
     CoordRun,
@@ -28,15 +38,32 @@ from transport.topics import (
 log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ACTIONS = frozenset(action.value for action in OperatorAction)
 
 
 class Deliveries:
-    """Gives each delivery to the session as the message that its topic says it is."""
+    """Gives each delivery to the session as the message that its topic says it is.
 
-    def __init__(self, topics: Topics, *, client_id: str, session: Session) -> None:
+    Operators' commands go to `commands`, with what `clock` shows: seconds that count on while the
+    device sleeps.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        *,
+        client_id: str,
+        session: Session,
+        commands: Commands,
+        clock: Callable[[], float],
+        seals: Seals | None = None,
+    ) -> None:
         self._topics = topics
+        self._seals = seals or Unsigned()
         self._client_id = client_id
         self._session = session
+        self._commands = commands
+        self._clock = clock
         self.refused: Counter[str] = Counter()
 
     def take(self, delivery: Delivery, *, now: float) -> list[Output]:
@@ -58,10 +85,11 @@ class Deliveries:
                     delivery.topic[:200],
                     error,
                 )
-            return []
+            return self._session.unverified(now) if isinstance(error, BadSignature) else []
 
     def _take(self, delivery: Delivery, *, now: float) -> list[Output]:
-        payload, session = delivery.payload, self._session
+        payload = self._seals.unseal(delivery.topic, delivery.payload)
+        session = self._session
         match self._topics.parse(delivery.topic):
             case CoordRun():
                 return session.announced(_run(payload), now=now)
@@ -99,6 +127,14 @@ class Deliveries:
                 if command_id != str(evaluation.version):
                     raise MalformedMessage(f"the command is for version {evaluation.version}")
                 return self._session.evaluate(evaluation, now=now)
+            case _ if name in _ACTIONS:
+                return self._commands.receive(
+                    OperatorAction(name),
+                    command_id,
+                    control.decode(OperatorCommand, payload),
+                    clock_s=self._clock(),
+                    now=now,
+                )
             case _:
                 raise BadTopic(f"this agent knows no command {name!r}")
 

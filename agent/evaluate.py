@@ -19,7 +19,7 @@ def evaluate(
     base: Any,
     rows: Sequence[Row],
     *,
-    rows_at_once: int,
+    rows_at_once: int | RowsAtOnce,
     on_part: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Return how a model does, with or without an adapter in it, every target weighing alike.
@@ -27,7 +27,8 @@ def evaluate(
     Args:
         base: A Hugging Face causal language model in evaluation mode.
         rows: Cut to the plan's length, each with at least one target; not empty.
-        rows_at_once: Rows that go through the model together, where they fit.
+        rows_at_once: Rows that go through the model together, where they fit; a `RowsAtOnce` is
+            lowered where they do not.
         on_part: Called before each such pass; what it raises ends the evaluation.
 
     Raises:
@@ -37,7 +38,9 @@ def evaluate(
     loss = CausalLoss(base)
     # Rows of like length pad each other least; sums do not depend on the order but for rounding.
     ordered = sorted(rows, key=lambda row: len(row.ids))
-    parts = RowsAtOnce(rows_at_once).run(
+    if isinstance(rows_at_once, int):
+        rows_at_once = RowsAtOnce(rows_at_once)
+    parts = rows_at_once.run(
         lambda at_once: [
             _tally(loss, ordered[first : first + at_once], base.device, on_part)
             for first in range(0, len(ordered), at_once)

@@ -43,6 +43,10 @@ class EmbeddingScores:
         scores, self._scores = self._scores, None
         return scores.cpu().numpy()
 
+    def forget(self) -> None:
+        """Let go of what a backward pass that was broken off has left."""
+        self._scores = None
+
     def _forward(self, _module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
         if not output.requires_grad:
             output.requires_grad_()
@@ -58,6 +62,11 @@ class DiagonalFisher:
     F_j ← decay·F_j + (1 - decay)·(∂L/∂θ_j)², with L the step's mean loss, before clipping. The
     average starts from zero, so it is divided by 1 - decay^steps at the end. It is the second
     moment of minibatch gradients; the empirical Fisher information would square each example's.
+
+    A step is squared once, when its gradient is whole. Where memory makes a step take several
+    micro-batches, their gradients add up first: (Σ_m g_m)² is the step's square however it is cut.
+    Σ_m g_m² is another estimate with each cut (of M equal parts, an M-th), and would rank devices'
+    coordinates by their memory.
 
     Source: Fed-FSTQ (arXiv 2604.25421), Algorithm 1.
     """

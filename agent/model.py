@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,21 @@ from typing import Any
 from agent.base import BaseError, base_digest, locate_base
 from agent.config import AgentConfig
 from agent.data import AnyExample, DataError, load_examples, split_heldout
+from agent.headroom import available_bytes, total_bytes
+from agent.quantized import (
+    Choice,
+    Library,
+    choose,
+    held_bytes,
+    load_quantized,
+    probe,
+    quieten,
+)
 from agent.tokens import Row, tokenize
+from agent.weights import count_weights
 
 _LOG = logging.getLogger(__name__)
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,10 @@ class Loaded:
         train_rows: Uncut.
         heldout_rows: Uncut; empty where there is nothing to measure with.
         cuda: The version of CUDA that is used, "" on a CPU.
+        library: What has quantised the base model; None where it is in full.
+        precision: In which numbers the base model is held, such as bfloat16, int8 or nf4.
+        precision_reason: Why in these.
+        base_bytes: What its weights take.
         max_positions: The longest sequence that the base model can read.
     """
 
@@ -36,6 +51,10 @@ class Loaded:
     heldout_rows: tuple[Row, ...]
     cuda: str
     max_positions: int
+    library: Library | None
+    precision: str
+    precision_reason: str
+    base_bytes: int
 
 
 def load(config: AgentConfig) -> Loaded:
@@ -52,13 +71,14 @@ def load(config: AgentConfig) -> Loaded:
     train_examples, heldout_examples = _examples(config)
     folder = locate_base(config.model)
     digest = base_digest(folder, cache=config.state_dir / "base_digest.json")
-    _quieten(folder)
+    quieten()
+    _LOG.debug("loading %s", folder)
     tokenizer = _tokenizer(folder)
     train_rows = _rows(train_examples, tokenizer, config.data.train)
     heldout_rows = _rows(heldout_examples, tokenizer, config.data.heldout or config.data.train)
     if not train_rows:
         raise DataError(f"{config.data.train}: no example has anything to learn")
-    base = _base(folder, config)
+    base, choice = _base(folder, config)
     _check_ids([*train_rows, *heldout_rows], base, folder)
     return Loaded(
         base=base,
@@ -67,6 +87,10 @@ def load(config: AgentConfig) -> Loaded:
         heldout_rows=tuple(heldout_rows),
         cuda=_cuda_version(base),
         max_positions=int(getattr(base.config, "max_position_embeddings", None) or 1 << 30),
+        library=choice.library,
+        precision=choice.library.numbers if choice.library else str(base.dtype).split(".")[-1],
+        precision_reason=choice.reason,
+        base_bytes=held_bytes(base),
     )
 
 
@@ -84,18 +108,6 @@ def _rows(examples: Sequence[AnyExample], tokenizer: Any, path: Path) -> list[Ro
     return rows
 
 
-def _quieten(folder: Path) -> None:
-    """Keep transformers from the network and from drawing bars and advice on our stderr."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are few, threads cost memory
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything that is needed lies in the folder
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415  # slow
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    _LOG.debug("loading %s", folder)
-
-
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415  # slow
 
@@ -105,9 +117,8 @@ def _tokenizer(folder: Path) -> Any:
         raise BaseError(f"{folder}: its tokenizer cannot be loaded: {_line(error)}") from error
 
 
-def _base(folder: Path, config: AgentConfig) -> Any:
+def _base(folder: Path, config: AgentConfig) -> tuple[Any, Choice]:
     import torch  # noqa: PLC0415  # slow
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415  # slow
 
     from agent.memory import is_out_of_memory  # noqa: PLC0415  # imports torch
 
@@ -117,19 +128,83 @@ def _base(folder: Path, config: AgentConfig) -> Any:
             "or set device to cpu"
         )
     cuda = config.device != "cpu" and torch.cuda.is_available()
+    device, dtype = "cuda" if cuda else "cpu", _dtype(config.dtype, cuda=cuda)
+    choice = _chosen(folder, config, device=device, dtype=dtype)
     try:
-        base = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=_dtype(config.dtype, cuda=cuda),
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        if choice.library:
+            base = load_quantized(folder, choice.library, dtype=dtype, device=device)
+        else:
+            base = _in_full(folder, dtype).to(device)
         base.requires_grad_(requires_grad=False)
-        return base.to("cuda" if cuda else "cpu").eval()
+        return base.eval(), choice
     except Exception as error:  # whatever a damaged file makes the libraries raise
         if is_out_of_memory(error):
             raise  # it may fit later
         raise BaseError(f"{folder}: the model cannot be loaded: {_line(error)}") from error
+
+
+def _in_full(folder: Path, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  # slow
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True
+    )
+
+
+def _chosen(folder: Path, config: AgentConfig, *, device: str, dtype: Any) -> Choice:
+    """Return in which numbers to hold the base model, of which there is known to be room for it.
+
+    Raises:
+        BaseError: A library that is asked for does not work, or the model is too large for ever.
+        MemoryError: The model is too large now.
+    """
+    weights = count_weights(folder)
+    total, available = _memory(device)
+    full = weights.needed_bytes(library="", itemsize=dtype.itemsize) if weights else None
+    choice = choose(
+        config.base_precision,
+        full_bytes=full,
+        memory_bytes=total,
+        probe=lambda library: probe(
+            library, device=device, cache=config.state_dir / "precision.json"
+        ),
+    )
+    _LOG.info("base model in %s: %s", choice.library or dtype, choice.reason)
+    if weights:
+        library = choice.library.value if choice.library else ""
+        needed = weights.needed_bytes(library=library, itemsize=dtype.itemsize)
+        _check_room(folder, needed, total=total, available=available, choice=choice)
+    return choice
+
+
+def _memory(device: str) -> tuple[int | None, int | None]:
+    """Return the bytes that there are and that could be had now, where the model is to be."""
+    import torch  # noqa: PLC0415  # slow
+
+    # A Jetson's GPU has the machine's own memory; CUDA counts caches that the kernel would give up.
+    if device == "cpu" or getattr(torch.cuda.get_device_properties(0), "is_integrated", False):
+        return total_bytes(), available_bytes()
+    free, total = torch.cuda.mem_get_info()
+    return int(total), int(free)
+
+
+def _check_room(
+    folder: Path, needed: int, *, total: int | None, available: int | None, choice: Choice
+) -> None:
+    if available is None or needed <= available:
+        return
+    remedy = "take a smaller base model"
+    if choice.library is None:
+        remedy = f"{remedy}, or install fedfstq[qlora] and set base_precision to auto"
+    if total is not None and needed > total:
+        raise BaseError(
+            f"{folder}: the model needs {needed // _MIB} MiB, all memory is {total // _MIB} MiB; "
+            f"{remedy}"
+        )
+    raise MemoryError(
+        f"it needs {needed // _MIB} MiB and {available // _MIB} MiB are available; stop other "
+        f"programs, {remedy}"
+    )
 
 
 def _dtype(name: str, *, cuda: bool) -> Any:

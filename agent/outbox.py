@@ -21,8 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from agent.database import Database
 from agent.outputs import Upload
+from agent.pauses import OperatorHold
 from agent.payload import TEMPORARY_SUFFIX, PayloadError, PayloadHeader, read_header, read_segment
 from agent.tasks import Leftover
 from codec.codec import Order
@@ -43,6 +46,8 @@ DROPPED = "dropped"
 # then meets a number that was used with a chance of one in a million after 500 updates, while two
 # copies of one outbox surely do. Half of what a count may be is left for updates.
 FIRST_SEQS = 2**29
+
+_HOLD = TypeAdapter(OperatorHold)
 
 
 class UnusablePayload(Exception):
@@ -95,6 +100,12 @@ class Outbox:
         """Seconds that training for a round of this run takes; None before the first."""
         return self._measure("train_s")
 
+    @property
+    def hold(self) -> OperatorHold | None:
+        """What an operator said last that keeps new tasks away, whatever run is on."""
+        text = self._database.fact("hold")
+        return _HOLD.validate_json(text) if text else None
+
     def begin_run(self, run: str) -> None:
         """Clear what belongs to another run; the count of updates goes on."""
         if run == self.run:
@@ -133,6 +144,12 @@ class Outbox:
         """Keep how long training for a round of this run takes."""
         with self._transaction():
             self._database.set_fact("train_s", repr(seconds))
+
+    def remember_hold(self, hold: OperatorHold | None) -> None:
+        """Keep what an operator said; None forgets it."""
+        text = _HOLD.dump_json(hold).decode() if hold else ""
+        with self._transaction():
+            self._database.set_fact("hold", text)
 
     def waiting(self) -> tuple[Upload, ...]:
         """Return the updates that wait for a receipt, oldest first."""

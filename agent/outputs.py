@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from agent.pauses import OperatorHold
 from agent.tasks import LayoutRows, TrainerHello
 from transport.control import (
     DeviceState,
     EvalCommand,
     EvalResponse,
+    OperatorAction,
+    OperatorResponse,
     Progress,
     RunAnnouncement,
     TrainCommand,
@@ -77,6 +80,13 @@ class PublishStatus:
     round_id: int
     reason: str
 
+    @property
+    def words(self) -> str:
+        """What it says to people: "training round 12", "paused: on battery"."""
+        text = self.state.value.replace("-", " ")
+        text += f" round {self.round_id}" if self.round_id else ""
+        return f"{text}: {self.reason}" if self.reason else text
+
 
 @dataclass(frozen=True, slots=True)
 class PublishProgress:
@@ -97,6 +107,15 @@ class Respond:
     """Answer a command."""
 
     response: TrainResponse | EvalResponse
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOperator:
+    """Answer an operator's command."""
+
+    action: OperatorAction
+    command_id: str
+    response: OperatorResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +226,19 @@ class RememberTraining:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class RememberHold:
+    """Keep what an operator said over restarts; None forgets it."""
+
+    hold: OperatorHold | None
+
+
 Output: TypeAlias = (
     PublishStatus
     | PublishProgress
     | PublishProfile
     | Respond
+    | AnswerOperator
     | Subscribe
     | Unsubscribe
     | PublishWant
@@ -225,6 +252,7 @@ Output: TypeAlias = (
     | RememberEpoch
     | RememberGoodput
     | RememberTraining
+    | RememberHold
     | SendManifest
     | SendSegment
 )

@@ -16,9 +16,11 @@ from agent.adapter_store import AdapterRefused, AdapterStore
 from agent.budget import segment_bytes
 from agent.config import AgentConfig
 from agent.job import device_seed
+from agent.metering import Metering
 from agent.outbox import Outbox, UnusablePayload
 from agent.outputs import (
     Adapter,
+    AnswerOperator,
     BeginRun,
     CommitPayload,
     EndTrainer,
@@ -29,6 +31,7 @@ from agent.outputs import (
     PublishWant,
     RememberEpoch,
     RememberGoodput,
+    RememberHold,
     RememberTraining,
     Respond,
     SettleUpdate,
@@ -49,6 +52,7 @@ from transport.crash_points import reach
 from transport.errors import LinkLost
 from transport.link import Link, Publication
 from transport.messages import AdapterWant, Manifest, Segment
+from transport.signing import Seals, Unsigned
 from transport.topics import (
     Address,
     DeviceTopic,
@@ -86,19 +90,21 @@ class Performer:
         session: Session,
         give_task: Callable[[Task], None],
         end_trainer: Callable[[], None],
+        seals: Seals | None = None,
         root: Path = Path("/"),
     ) -> None:
         self._config = config
         self._boot = boot
         self._topics = topics
         self._link = link
+        self._seals = seals or Unsigned()
         self._outbox = outbox
         self._adapters = adapters
         self._session = session
         self._give_task = give_task
         self._end_trainer = end_trainer
         self._root = root
-        self._sensors = Sensors(root=root, disk=config.state_dir)
+        self._metering = Metering(Sensors(root=root, disk=config.state_dir))
         self._manifests: dict[str, Manifest] = {
             upload.uid: upload.manifest for upload in outbox.waiting()
         }
@@ -108,11 +114,27 @@ class Performer:
         waiting = deque(outputs)
         while waiting:
             waiting.extend(self._perform(waiting.popleft(), now=now))
+        session = self._session
+        if self._metering.follow(
+            session.state, run=session.run_id, round_id=session.round_id, now=now
+        ):
+            self._publish_energy()
+
+    def measure(self, now: float) -> float:
+        """Sample the board's power where that is due; return the moment when it is due next."""
+        return self._metering.tick(now)
 
     def publish_telemetry(self) -> None:
         """Tell how the device feels; nobody waits for it."""
-        telemetry = self._sensors.read(ts=time.time(), goodput_bps=self._session.goodput_bps)
+        telemetry = self._metering.telemetry(
+            ts=time.time(), now=time.monotonic(), goodput_bps=self._session.goodput_bps
+        )
         self._publish_json(self._own("telemetry"), telemetry, qos=0)
+        self._publish_energy()
+
+    def close(self) -> None:
+        """Let go of the board's sensors."""
+        self._metering.close()
 
     def _perform(self, output: Output, *, now: float) -> list[Output]:
         match output:
@@ -133,6 +155,9 @@ class Performer:
                 self._publish_json(self._own("info"), profile, retain=True)
             case Respond(response):
                 self._respond(response)
+            case AnswerOperator(action, command_id, answer):
+                address = Response(self._config.client_id, action.value, command_id)
+                self._publish_json(address, answer)
             case Subscribe(version, delta):
                 self._link.subscribe(*self._topics.model_filters(version, delta=delta))
             case Unsubscribe(version, delta):
@@ -149,6 +174,9 @@ class Performer:
             case StoreAdapter():
                 return self._store_adapter(output, now=now)
             case CommitPayload(task_id, payload_file):
+                # Before the update itself: the round may close on its last segment.
+                self._metering.sample(now)
+                self._publish_energy()
                 return self._commit(task_id, payload_file, now=now)
             case StartTraining():
                 return self._give(self._train_task(output, now=now), now=now)
@@ -169,6 +197,8 @@ class Performer:
                 self._outbox.remember_goodput(bits_per_second)
             case RememberTraining(seconds):
                 self._outbox.remember_training(seconds)
+            case RememberHold(hold):
+                self._outbox.remember_hold(hold)
             case _:
                 raise AssertionError(f"nobody performs {type(output).__name__}")
         return []
@@ -263,25 +293,35 @@ class Performer:
         )
         self._publish_json(Response(self._config.client_id, name, str(number)), response)
 
+    def _publish_energy(self) -> None:
+        report = self._metering.news()
+        if report and self._publish_json(self._own("energy"), report, retain=True):
+            self._metering.told()
+
     def _own(self, leaf: str) -> DeviceTopic:
         return DeviceTopic(self._config.client_id, leaf)
 
     def _publish_json(
         self, address: Address, message: object, *, qos: int = 1, retain: bool = False
-    ) -> None:
-        self._publish(address, control.encode(message), qos=qos, retain=retain)
+    ) -> bool:
+        return self._publish(address, control.encode(message), qos=qos, retain=retain)
 
     def _publish(
         self, address: Address, payload: bytes, *, qos: int = 1, retain: bool = False
-    ) -> None:
-        publication = Publication(self._topics.topic(address), payload, qos=qos, retain=retain)
+    ) -> bool:
+        """Hand a message to the link; return whether it took it."""
+        topic = self._topics.topic(address)
         try:
-            self._link.publish(publication)
+            signed = self._seals.seal(topic, payload)
+            self._link.publish(Publication(topic, signed, qos=qos, retain=retain))
         except LinkLost:
             # The session says it again once the link is back.
-            log.debug("%s: not sent: %s", self._config.client_id, publication.topic)
+            log.debug("%s: not sent: %s", self._config.client_id, topic)
         except ValueError as error:
             log.error("%s: dropped: %s", self._config.client_id, error)  # noqa: TRY400 - no fault of the code here
+        else:
+            return True
+        return False
 
 
 def _dense_bytes(adapter: Adapter) -> int:

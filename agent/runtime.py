@@ -6,6 +6,7 @@ thread. No torch here: this process is always up, and small.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -25,12 +26,16 @@ from types import FrameType
 from typing import TypeAlias
 
 from agent.adapter_store import AdapterStore
+from agent.commands import Commands
+from agent.conditions import Conditions
 from agent.config import AgentConfig
 from agent.database import DatabaseError
 from agent.deliveries import Deliveries
+from agent.eligibility import Eligibility
 from agent.job import JobPolicy
 from agent.outbox import Outbox
 from agent.outputs import Output, Remembered
+from agent.pauses import Pauses
 from agent.performer import Performer
 from agent.session import Session
 from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
@@ -40,13 +45,18 @@ from agent.trainer_client import (
     TrainerClient,
     TrainerEvent,
     TrainerGone,
+    TrainerUnable,
     TrainerUnusable,
 )
+from agent.trainer_greeting import GreetingFile
+from agent.trainer_on_demand import TrainerOnDemand
 from transport import control
 from transport.control import DeviceState, DeviceStatus
 from transport.errors import BadLinkConfig, BrokerUnreachable, LinkError
 from transport.exit_codes import ExitCode
 from transport.link import Delivery, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Publication
+from transport.notify import Heartbeat, Notifier, Outage
+from transport.signing import load_seals
 from transport.topics import DeviceTopic, Topics
 from transport.transfer import TransferPolicy
 
@@ -124,7 +134,8 @@ class _Agent:
         self._rng = random.Random()
         self._boot = secrets.token_hex(8)
         self._topics = Topics(config.federation)
-        self._trainer: TrainerClient | None = None
+        self._trainer: TrainerClient | TrainerOnDemand | None = None
+        self._greeting = GreetingFile(config)
         self._model = config.model
         jobs = JobPolicy()
         outbox = Outbox(config.state_dir, client_id=config.client_id)
@@ -132,6 +143,8 @@ class _Agent:
         # Before the link's own end is put on the stack: the farewell does not wait for a trainer.
         stack.callback(self._close_trainer)
         adapters = AdapterStore(config.state_dir / "adapters", kept=jobs.adapters_kept)
+        pauses = Pauses(Eligibility(config.eligibility), hold=outbox.hold)
+        self._conditions = Conditions(config.eligibility, pauses=pauses, root=root)
         self._session = Session(
             config.client_id,
             remembered=Remembered(
@@ -147,6 +160,7 @@ class _Agent:
             transfer=TransferPolicy(),
             rng=self._rng,
             uplink=config.uplink,
+            pauses=pauses,
         )
         self._link = Link(
             config.broker,
@@ -157,8 +171,23 @@ class _Agent:
             rng=self._rng,
             spread_s=config.reconnect_spread_s,
         )
+        self._notifier = Notifier()
+        self._heartbeat = Heartbeat(self._notifier, is_turning=self._link.is_turning)
+        self._outage = Outage(time.monotonic())
+        seals = load_seals(
+            config.signing,
+            broker=config.broker,
+            topics=self._topics,
+            name=config.client_id,
+            aggregator=config.signing.aggregator,
+        )
         self._deliveries = Deliveries(
-            self._topics, client_id=config.client_id, session=self._session
+            self._topics,
+            client_id=config.client_id,
+            session=self._session,
+            commands=Commands(self._session, pauses=pauses, boot=self._boot),
+            seals=seals,
+            clock=_clock_s,
         )
         self._performer = Performer(
             config,
@@ -170,19 +199,28 @@ class _Agent:
             session=self._session,
             give_task=lambda task: self._trainer.send(task) if self._trainer else None,
             end_trainer=lambda: self._trainer.kill() if self._trainer else None,
+            seals=seals,
             root=root,
         )
+        stack.callback(self._performer.close)
 
     def run(self) -> int:
         """Connect, and serve until something ends it."""
         if self._model is not None or self._config.trainer == "service":
             self._start_trainer()
+        # Before its first status, so that nobody is asked who is about to decline.
+        self._conditions.look(time.monotonic(), training=False)
         self._link.open()
         self._stack.callback(
             lambda: self._link.close(farewell=self._last_word(DeviceState.OFFLINE))
         )
         # A daemon: it ends with the process, blocked on a queue into which nothing comes any more.
         threading.Thread(target=self._forward_link, name="link-events", daemon=True).start()
+        self._notifier.ready()
+        if self._notifier.is_supervised:
+            # A supervisor could only start it again to wait for the same broker.
+            faulthandler.enable()  # the watchdog's SIGABRT then shows where each thread hangs
+            return self._serve()
         code = self._wait_connected()
         return self._serve() if code is None else code
 
@@ -191,8 +229,8 @@ class _Agent:
         give_up_at = time.monotonic() + self._config.broker.connect_timeout_s
         while True:
             match self._next(give_up_at):
-                case LinkUp():
-                    self._perform(self._session.connected)
+                case LinkUp() as event:
+                    self._handle(event)
                     return None
                 case None if time.monotonic() >= give_up_at:
                     self._link.wait_connected(0.0)
@@ -207,26 +245,39 @@ class _Agent:
         telemetry_at = time.monotonic()
         while True:
             now = time.monotonic()
+            self._tell(now)
+            sample_at = self._performer.measure(now)
             if now >= telemetry_at:
                 telemetry_at = now + self._config.telemetry_interval_s
                 if self._link.connected:
                     self._performer.publish_telemetry()
             wakeup = self._session.next_wakeup()
-            event = self._next(min(telemetry_at, telemetry_at if wakeup is None else wakeup))
+            due_at = min(telemetry_at, sample_at, self._conditions.due_at)
+            event = self._next(due_at if wakeup is None else min(due_at, wakeup))
             code = self._handle(event) if event else None
             if code is not None:
                 return code
             if not self._link.alive and self._events.empty():
                 log.error("%s: the link's thread has ended", self._config.client_id)
                 return ExitCode.TRY_AGAIN
+            self._conditions.look(time.monotonic(), training=self._session.is_working)
             self._perform(self._session.tick)
 
     def _next(self, until: float) -> _Event | None:
-        timeout_s = min(max(until - time.monotonic(), 0.0), _WATCH_S)
+        most_s = min(_WATCH_S, self._heartbeat.interval_s or _WATCH_S)
+        timeout_s = min(max(until - time.monotonic(), 0.0), most_s)
         try:
             return self._events.get(timeout=timeout_s)
         except queue.Empty:
             return None
+
+    def _tell(self, now: float) -> None:
+        """Let the supervisor know that the loop has come around, and what the device does."""
+        self._heartbeat.beat(now)
+        if self._notifier.is_supervised:
+            outage = self._outage.words(now)
+            words = self._session.standing.words
+            self._notifier.status(f"{outage}; {words}" if outage else words)
 
     def _handle(self, event: _Event) -> int | None:
         """Act on one event; return an exit code where it ends the agent."""
@@ -238,19 +289,27 @@ class _Agent:
                 self._link.acknowledge(event)
                 self._follow_model()
             case LinkUp():
+                self._outage.connected()
                 self._perform(self._session.connected)
             case LinkDown():
+                self._outage.disconnected(time.monotonic())
                 self._perform(self._session.disconnected)
             case LinkRefused():
                 return ExitCode.REFUSED  # The link has said why.
             case FromTrainer():
                 self._from_trainer(event)
             case TrainerGone():
+                self._conditions.trainer_pid = None
                 self._perform(self._session.trainer_gone)
+            case TrainerUnable(reason, text):
+                now = time.monotonic()
+                outputs = self._session.trainer_unable(reason, text, now=now)
+                self._performer.perform(outputs, now=now)
             case TrainerUnusable():
                 log.error("%s: the trainer cannot work, see its line above", self._config.client_id)
                 return ExitCode.CONFIG
             case _Stop(number):
+                self._notifier.stopping()
                 log.info("%s: stopped by %s", self._config.client_id, signal.Signals(number).name)
                 return ExitCode.OK
         return None
@@ -260,6 +319,9 @@ class _Agent:
         outputs: list[Output]
         match event.message:
             case TrainerHello() as hello:
+                self._conditions.trainer_pid = hello.pid
+                if self._config.trainer == "service":
+                    self._greeting.save(hello)
                 outputs = session.trainer_ready(hello, now=now)
             case TaskProgress() as progress:
                 outputs = session.task_progress(progress, now=now)
@@ -288,11 +350,24 @@ class _Agent:
         self._start_trainer()
 
     def _start_trainer(self) -> None:
+        if self._config.trainer == "service":
+            self._await_tasks()
+            return
         self._trainer = TrainerClient(
             self._config.model_copy(update={"model": self._model}),
             deliver=self._events.put,
             rng=self._rng,
             command=self._trainer_command,
+        )
+        self._trainer.start()
+
+    def _await_tasks(self) -> None:
+        """Leave the trainer to systemd; what it said last stands until it says something else."""
+        hello = self._greeting.load()
+        if hello:
+            self._perform(lambda now: self._session.trainer_ready(hello, now=now))
+        self._trainer = TrainerOnDemand(
+            self._config, deliver=self._events.put, rng=self._rng, greet=hello is None
         )
         self._trainer.start()
 
@@ -308,6 +383,11 @@ class _Agent:
         topic = self._topics.topic(DeviceTopic(self._config.client_id, "status"))
         status = DeviceStatus(state, self._boot, ts=time.time())
         return Publication(topic, control.encode(status), retain=True)
+
+
+def _clock_s() -> float:
+    """Return seconds of a clock that counts on while the machine sleeps, where it has one."""
+    return round(time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), 3)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from agent.outputs import (
     Respond,
     Upload,
 )
+from agent.pauses import PAUSED, TOO_HOT, Pauses
 from agent.states import TRANSITIONS, Event
 from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
 from agent.uploads import Uploads
@@ -54,6 +55,10 @@ log = logging.getLogger(__name__)
 UPLOAD_PROGRESS_S = 1.0
 # The reason in the status of a device whose adapter version does not come.
 FETCH_STALLED = "fetch-stalled"
+# The reason in the status of a device that was told what the aggregator has not signed, and how
+# long it stays after the last of that: a status must not go to and fro as often as a forger speaks.
+UNSIGNED = "signature"
+UNSIGNED_S = 60.0
 
 _DEFAULT_UPLINK: Final = UplinkConfig()
 
@@ -70,8 +75,10 @@ class Session:
         transfer: TransferPolicy,
         rng: random.Random,
         uplink: UplinkConfig = _DEFAULT_UPLINK,
+        pauses: Pauses | None = None,
     ) -> None:
         self._client_id = client_id
+        self._pauses = pauses or Pauses()
         self._jobs = jobs
         self._uplink = uplink
         self._rng = rng
@@ -89,6 +96,7 @@ class Session:
         )
         self._times = TrainingTimes(remembered_s=remembered.train_s)
         self._hello: TrainerHello | None = None
+        self._trainer_fault = ""
         self._linked = False
         self._state = DeviceState.IDLE
         self._logged = DeviceState.IDLE
@@ -99,11 +107,42 @@ class Session:
         self._reason = ""
         self._progress_at = float("-inf")
         self._heard_at = float("-inf")
+        self._unsigned_until: float | None = None
 
     @property
     def state(self) -> DeviceState:
         """What the device is doing."""
         return self._state
+
+    @property
+    def told_state(self) -> DeviceState:
+        """What its status says: a device that is paused says so, whatever it still finishes."""
+        return DeviceState.PAUSED if self._pauses.is_paused else self._state
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the trainer has a task."""
+        return self._job is not None and self._job.running
+
+    @property
+    def waiting(self) -> int:
+        """Updates without a receipt, and tasks without an update."""
+        return len(self._uploads) + (self._job is not None)
+
+    @property
+    def newest_version(self) -> int:
+        """The newest adapter version that it has heard of, -1 for none."""
+        return self._inbox.newest_version
+
+    @property
+    def run_id(self) -> str:
+        """The run that it takes part in, "" before one is announced."""
+        return self._inbox.run_id or ""
+
+    @property
+    def round_id(self) -> int:
+        """The round that it works for, 0 for none."""
+        return self._job.round_id if self._job else self._uploads.newest_round
 
     @property
     def goodput_bps(self) -> float | None:
@@ -122,6 +161,11 @@ class Session:
             waiting_bytes=self._uploads.waiting_bytes,
         )
         return cost_of(command, outlook, config=self._uplink)
+
+    @property
+    def standing(self) -> PublishStatus:
+        """What its status says at this moment, told or not."""
+        return self._status()
 
     @property
     def base_model(self) -> str | None:
@@ -184,6 +228,13 @@ class Session:
         self._inbox.hold_eval(command, now=now)
         return self._finish([], now=now)
 
+    def evaluate_newest(self, *, deadline_s: float, now: float) -> list[Output]:
+        """Evaluate the newest adapter version, as if the aggregator had asked for it."""
+        assert self._inbox.run_id is not None
+        version, epoch = self._inbox.newest_version, self._inbox.epoch
+        command = EvalCommand(self._inbox.run_id, epoch, version, deadline_s)
+        return self.evaluate(command, now=now)
+
     def adapter_manifest(
         self, manifest: AdapterManifest, *, delta: bool = False, now: float
     ) -> list[Output]:
@@ -222,6 +273,8 @@ class Session:
     def trainer_ready(self, hello: TrainerHello, *, now: float) -> list[Output]:
         """Give the trainer what there is to do; after its restart the same task again."""
         self._hello = hello
+        if self._trainer_fault:
+            self._trainer_fault = self._reason = ""
         outputs: list[Output] = [PublishProfile(hello)] if self._linked else []
         return self._finish(outputs, now=now)
 
@@ -231,6 +284,21 @@ class Session:
         outputs: list[Output] = []
         if self._job and self._job.running:
             outputs.extend(self._failed(self._job, "trainer-lost", retryable=True, now=now))
+        return self._finish(outputs, now=now)
+
+    def trainer_unable(self, reason: str, text: str, *, now: float) -> list[Output]:
+        """Decline what needs the trainer until it is ready again; uploads go on.
+
+        Args:
+            reason: The typed reason, for the aggregator.
+            text: One line, for people.
+            now: Monotonic seconds.
+        """
+        self._hello = None
+        outputs: list[Output] = []
+        if self._job and self._job.running:
+            outputs.extend(self._failed(self._job, reason, retryable=False, now=now))
+        self._trainer_fault, self._reason = reason, text
         return self._finish(outputs, now=now)
 
     def task_progress(self, message: TaskProgress, *, now: float) -> list[Output]:
@@ -245,6 +313,8 @@ class Session:
                 steps=message.steps,
                 loss=message.loss,
                 eta_s=message.eta_s,
+                micro_batch=message.micro_batch,
+                out_of_memory=message.out_of_memory,
             )
             outputs.append(PublishProgress(progress))
         return self._finish(outputs, now=now)
@@ -307,6 +377,14 @@ class Session:
                 outputs.append(PublishProgress(self._uploads.progress(now)))
         return self._finish(outputs, now=now)
 
+    def unverified(self, now: float) -> list[Output]:
+        """Tell that something came which is not signed as it must be; nothing else follows of it.
+
+        Whatever it was about goes on as if it had not come: an update is offered on.
+        """
+        self._unsigned_until = now + UNSIGNED_S
+        return self._finish([], now=now)
+
     def payload_lost(self, uid: str, *, now: float) -> list[Output]:
         """Forget an update whose bytes the disk no longer has; its round may be trained again."""
         self._uploads.drop(uid)
@@ -315,6 +393,8 @@ class Session:
     def tick(self, now: float) -> list[Output]:
         """Do what is due; harmless when called early."""
         outputs = self._uploads.tick(now)
+        if self._unsigned_until is not None and now >= self._unsigned_until:
+            self._unsigned_until = None
         job = self._job
         if job and self._state is DeviceState.FETCHING and now >= job.expires_at:
             outputs.extend(self._decline(job, "deadline"))
@@ -328,7 +408,7 @@ class Session:
 
     def next_wakeup(self) -> float | None:
         """Return the earliest moment at which `tick` has something to do."""
-        wakeups = [self._uploads.next_wakeup(), self._fetching.next_wakeup()]
+        wakeups = [self._uploads.next_wakeup(), self._fetching.next_wakeup(), self._unsigned_until]
         job = self._job
         if job:
             silent_at = self._heard_at + self._jobs.silence_s
@@ -338,9 +418,10 @@ class Session:
         return min((moment for moment in wakeups if moment is not None), default=None)
 
     def _finish(self, outputs: list[Output], *, now: float) -> list[Output]:
-        if self._hello:
-            outputs.extend(self._take_train(self._hello, now=now))
-            outputs.extend(self._take_eval(self._hello, now=now))
+        outputs.extend(self._heed_pauses())
+        if self._hello or self._trainer_fault:
+            outputs.extend(self._take_train(now=now))
+            outputs.extend(self._take_eval(now=now))
         outputs.extend(self._resume(now))
         if not self._uploads:
             self._move(Event.SETTLED)
@@ -348,29 +429,50 @@ class Session:
             self._move(Event.DELIVERED)
         else:
             self._move(Event.SENDING)
-        round_id = self._job.round_id if self._job else self._uploads.newest_round
-        if self._state is not self._logged:
-            states = self._state.value, self._logged.value
-            log.info("%s round %d: %s, was %s", self._client_id, round_id, *states)
-            self._logged = self._state
-        stalled = self._state is DeviceState.FETCHING and self._fetching.stalled
-        reason = FETCH_STALLED if stalled else self._uploads.stall or self._reason
-        status = PublishStatus(self._state, round_id, reason)
+        status = self._status()
+        if status.state is not self._logged:
+            states = status.state.value, self._logged.value
+            log.info("%s round %d: %s, was %s", self._client_id, status.round_id, *states)
+            self._logged = status.state
         if self._linked and status != self._told:
             self._told = status
             outputs.append(status)
         return outputs
 
+    def _status(self) -> PublishStatus:
+        job = self._job
+        round_id = job.round_id if job else self._uploads.newest_round
+        stalled = self._state is DeviceState.FETCHING and self._fetching.stalled
+        reason = FETCH_STALLED if stalled else self._uploads.stall or self._reason
+        reason = reason if self._unsigned_until is None else UNSIGNED
+        if self._pauses.is_paused:
+            waiting = len(self._uploads)
+            told = self._pauses.told(round_id=job.round_id if job else 0, waiting=waiting)
+            reason = f"{told}; {self._uploads.stall}" if self._uploads.stall else told
+        return PublishStatus(self.told_state, round_id, reason)
+
+    def _heed_pauses(self) -> list[Output]:
+        """Give back a task that has not begun, and in great heat one that has."""
+        job = self._job
+        if job is None or not self._pauses.is_paused:
+            return []
+        if not job.running:
+            return [*self._end_job(), *self._respond(job.declined(PAUSED))]
+        if not self._pauses.gives_up:
+            return []
+        log.warning("%s: %s is given up: %s", self._client_id, job.task_id, self._pauses.told())
+        return [*self._end_job(), *self._respond(job.declined(TOO_HOT)), EndTrainer()]
+
     def _move(self, event: Event) -> None:
         self._state = TRANSITIONS[self._state][event]
 
-    def _take_train(self, hello: TrainerHello, *, now: float) -> list[Output]:
+    def _take_train(self, *, now: float) -> list[Output]:
         held = self._inbox.next_train()
         if held is None:
             return []
         command, job = held.command, self._job
         busy = job is not None and (job.running or not job.round_id)
-        if job and busy and command.round_id > job.round_id:
+        if job and busy and command.round_id > job.round_id and not self._pauses.is_paused:
             return []
         self._inbox.drop_train()
         if self._inbox.fenced(command.epoch):
@@ -390,7 +492,9 @@ class Session:
             outputs.extend(self._respond(decline(command, "settled")))
         elif command.round_id < self._newest_round():
             log.info("%s: ignored an old command for round %d", self._client_id, command.round_id)
-        elif reason := self._unfit(command.base_version, hello) or self._unknown_codec():
+        elif self._pauses.is_paused:
+            outputs.extend(self._respond(decline(command, PAUSED)))
+        elif reason := self._unfit(command.base_version) or self._unknown_codec():
             outputs.extend(self._respond(decline(command, reason)))
         else:
             outputs.extend(self._end_job() if job else [])
@@ -398,7 +502,7 @@ class Session:
             outputs.extend(self._begin_job(held, now=now))
         return outputs
 
-    def _take_eval(self, hello: TrainerHello, *, now: float) -> list[Output]:
+    def _take_eval(self, *, now: float) -> list[Output]:
         held = self._inbox.next_eval()
         if held is None or self._job:
             return []
@@ -409,7 +513,9 @@ class Session:
         outputs = self._inbox.advance_epoch(command.epoch)
         if known and known.version == command.version:
             outputs.extend(self._respond(known))
-        elif reason := self._unfit(command.version, hello):
+        elif self._pauses.is_paused:
+            outputs.extend(self._respond(decline(command, PAUSED)))
+        elif reason := self._unfit(command.version):
             outputs.extend(self._respond(decline(command, reason)))
         else:
             outputs.extend(self._begin_job(held, now=now))
@@ -419,11 +525,13 @@ class Session:
         job_round = self._job.round_id if self._job else 0
         return max(job_round, self._uploads.newest_round, *self._settled, 0)
 
-    def _unfit(self, version: int, hello: TrainerHello) -> str:
+    def _unfit(self, version: int) -> str:
         """Return the typed reason why this device cannot do a command, "" where it can."""
         if version < self._inbox.newest_version:
             return "stale"
-        if self._inbox.run and hello.base_digest != self._inbox.run.base_digest:
+        if self._hello is None:
+            return self._trainer_fault
+        if self._inbox.run and self._hello.base_digest != self._inbox.run.base_digest:
             return "base"
         return ""
 

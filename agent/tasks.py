@@ -105,6 +105,12 @@ class TrainerHello:
     Attributes:
         cuda: The version of CUDA that torch uses, "" on a CPU.
         base_digest: SHA-256 of the base model, hexadecimal.
+        base_precision: In which numbers the base model is held, such as bfloat16, int8 or nf4.
+        base_precision_reason: Why in these.
+        base_mb: What the base model takes, in MiB.
+        micro_batch: The most examples that are known to fit into memory at once; 0 where no
+            training has ever run out of it.
+        out_of_memory: How often memory ran out on this device.
     """
 
     pid: int
@@ -113,27 +119,47 @@ class TrainerHello:
     examples: int
     heldout_examples: int
     base_digest: str
+    base_precision: str = ""
+    base_precision_reason: str = ""
+    base_mb: int = 0
+    micro_batch: int = 0
+    out_of_memory: int = 0
     type: Literal["TrainerHello"] = "TrainerHello"
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class TaskProgress:
-    """How far the trainer is; the loss is None where it is not known or not finite."""
+    """How far the trainer is; the loss is None where it is not known or not finite.
+
+    Attributes:
+        micro_batch: Examples that go through the model at once.
+        out_of_memory: How often memory has run out in this task.
+    """
 
     task_id: str
     step: int
     steps: int
     loss: float | None
     eta_s: float | None
+    micro_batch: int = 0
+    out_of_memory: int = 0
     type: Literal["TaskProgress"] = "TaskProgress"
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class TrainResult:
-    """The update is trained, encoded and durable in `payload_file`."""
+    """The update is trained, encoded and durable in `payload_file`.
+
+    Attributes:
+        micro_batch: Examples that went through the model at once in the end; 0 where the update
+            was there already.
+        out_of_memory: How often memory ran out.
+    """
 
     task_id: str
     payload_file: Path
+    micro_batch: int = 0
+    out_of_memory: int = 0
     type: Literal["TrainResult"] = "TrainResult"
 
 
@@ -165,9 +191,32 @@ class TaskFailed:
     type: Literal["TaskFailed"] = "TaskFailed"
 
 
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class TrainerRefusal:
+    """The trainer cannot work, and ends: its last line to whoever waits for it.
+
+    Attributes:
+        reason: A typed reason, `[a-z0-9-]`.
+        text: One line for people.
+        retryable: Starting it again may help (memory was short), or only a person can.
+    """
+
+    reason: str
+    text: str
+    retryable: bool
+    type: Literal["TrainerRefusal"] = "TrainerRefusal"
+
+
 Task: TypeAlias = TrainTask | EvalTask
 TrainerMessage: TypeAlias = (
-    TrainTask | EvalTask | TrainerHello | TaskProgress | TrainResult | EvalResult | TaskFailed
+    TrainTask
+    | EvalTask
+    | TrainerHello
+    | TrainerRefusal
+    | TaskProgress
+    | TrainResult
+    | EvalResult
+    | TaskFailed
 )
 
 _MESSAGES: TypeAdapter[TrainerMessage] = TypeAdapter(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,11 +66,14 @@ def train(
     plan: TrainingPlan,
     seed: int,
     on_step: OnStep,
+    at_once: RowsAtOnce | None = None,
 ) -> Trained:
     """Return what `plan.local_steps` AdamW steps from `start` on these rows give.
 
     The same arguments on the same machine give the same result: token scores and optimizer begin
-    anew, and rows at once change sums only by rounding.
+    anew. How many rows go through the model at once changes sums only by rounding: each step sees
+    the same examples with the same weights. (Dropout, where the adapter has it, draws per pass, so
+    that it falls on other activations; its law is the same.)
 
     Args:
         model: The base with an adapter of any values in it; it holds the trained ones afterwards.
@@ -78,6 +82,7 @@ def train(
         plan: How every device of the run trains.
         seed: Of the batches' order and of dropout.
         on_step: Called after each step; what it raises ends the training.
+        at_once: How memory is used, lowered where it runs out; None begins with whole batches.
 
     Raises:
         TrainingDiverged: A loss or gradient is not finite.
@@ -85,15 +90,15 @@ def train(
     """
     began = time.monotonic()
     model.load_flat(start)
-    torch.manual_seed(seed)
-    run = _Run(model, plan)
+    at_once = at_once or RowsAtOnce(plan.batch_size, checkpointing=plan.gradient_checkpointing)
+    run = _Run(model, plan, seed=seed, at_once=at_once)
     order = draws(len(rows), rows=plan.batch_size * plan.accumulation_steps, seed=seed)
     losses: list[float] = []
-    with _training_mode(model, checkpointing=plan.gradient_checkpointing):
+    with _training_mode(model):
         for step in range(plan.local_steps):
             losses.append(run.step(step, [rows[index] for index in next(order)]))
             on_step(step + 1, plan.local_steps, losses[-1])
-    rows_at_once, fisher = run.at_once.rows, run.fisher.flat()
+    fisher = run.fisher.flat()
     del run  # the optimizer's moments are twice the adapter, and encoding needs the room
     model.drop_gradients()
     delta = model.read_flat()
@@ -107,16 +112,20 @@ def train(
         steps=len(losses),
         num_examples=len(rows),
         seconds=time.monotonic() - began,
-        rows_at_once=rows_at_once,
+        rows_at_once=at_once.rows,
     )
 
 
 class _Run:
     """What lasts from step to step of one training."""
 
-    def __init__(self, model: AdaptedModel, plan: TrainingPlan) -> None:
+    def __init__(
+        self, model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
+    ) -> None:
         self._model = model
         self._plan = plan
+        self._seed = seed
+        self._at_once = at_once
         self._mask = Mask(plan.mask)
         self._loss = CausalLoss(model.base)
         embedding = model.base.get_input_embeddings()
@@ -127,13 +136,14 @@ class _Run:
         )
         self._scale = _FLOAT16_SCALE if embedding.weight.dtype is torch.float16 else 1.0
         self.fisher = DiagonalFisher(model.parameters, decay=plan.score_decay)
-        self.at_once = RowsAtOnce(plan.batch_size)
 
     def step(self, step: int, rows: Sequence[Row]) -> float:
         """Take one optimizer step, and return its loss."""
         batch = pad(rows)
         refresh = self._mask is not Mask.OFF and step % self._plan.mask_interval == 0
         kept = self._weights(batch, mask=Mask.OFF if refresh else self._mask)
+        # A step that is begun anew, for memory or an overflow, draws the same dropout again.
+        self._step_seed = (self._seed + step) % 2**63
         loss, norm = self._gradients(batch, kept, refresh=refresh)
         self.fisher.update()
         self._clip(norm)
@@ -151,7 +161,11 @@ class _Run:
     def _gradients(self, batch: Batch, kept: FloatArray, *, refresh: bool) -> tuple[float, float]:
         """Leave the step's gradients in the parameters; return its loss and the gradient's norm."""
         while True:
-            loss = self.at_once.run(lambda at_once: self._backward(batch, kept, at_once, refresh))
+            loss = self._at_once.run(
+                lambda at_once: self._backward(batch, kept, at_once, refresh),
+                release=self._release,
+                may_checkpoint=bool(self._model.base.supports_gradient_checkpointing),
+            )
             norm = self._unscale()
             if math.isfinite(loss) and math.isfinite(norm):
                 break
@@ -166,6 +180,8 @@ class _Run:
         return loss, norm
 
     def _backward(self, batch: Batch, kept: FloatArray, at_once: int, refresh: bool) -> float:  # noqa: FBT001  # of one call
+        torch.manual_seed(self._step_seed)
+        _set_checkpointing(self._model.base, on=self._at_once.checkpointing)
         self._optimizer.zero_grad()
         self._embedding_scores = np.zeros(kept.shape, dtype=np.float32)
         normaliser = float(kept.sum(dtype=np.float64))
@@ -185,6 +201,11 @@ class _Run:
             if refresh:
                 self._embedding_scores[window] = self._collector.take()
         return loss
+
+    def _release(self) -> None:
+        """Let go of what a backward pass that was broken off has left."""
+        self._model.drop_gradients()
+        self._collector.forget()
 
     @torch.no_grad()
     def _unscale(self) -> float:
@@ -212,18 +233,23 @@ def _reach(kept: FloatArray) -> int:
 
 
 @contextmanager
-def _training_mode(model: AdaptedModel, *, checkpointing: bool) -> Iterator[None]:
-    base = model.base
-    base.train()
-    if checkpointing:
+def _training_mode(model: AdaptedModel) -> Iterator[None]:
+    model.base.train()
+    try:
+        yield
+    finally:
+        _set_checkpointing(model.base, on=False)
+        model.base.eval()
+
+
+def _set_checkpointing(base: Any, *, on: bool) -> None:
+    if on == base.is_gradient_checkpointing:
+        return
+    if on:
         # The re-entrant kind loses the gradient where a layer's input needs none, and with a
         # frozen embedding none does.
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         base.enable_input_require_grads()
-    try:
-        yield
-    finally:
-        if checkpointing:
-            base.disable_input_require_grads()
-            base.gradient_checkpointing_disable()
-        base.eval()
+    else:
+        base.disable_input_require_grads()
+        base.gradient_checkpointing_disable()

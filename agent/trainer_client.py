@@ -1,8 +1,8 @@
-"""The agent's end of the trainer's socket, and the trainer's life where it is a child.
+"""The agent's end of the trainer's socket, and the trainer's life, where it is a child.
 
-One thread starts the child (or waits for the service), connects, reads lines and puts what it read
-into the agent's queue; when the trainer is gone it begins again after a growing pause. It decides
-nothing else.
+One thread starts the child, connects, reads lines and puts what it read into the agent's queue;
+when the trainer is gone it begins again after a growing pause. It decides nothing else. The trainer
+that systemd starts has a client of its own, `agent.trainer_on_demand`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from agent.config import AgentConfig
@@ -68,11 +69,24 @@ class TrainerUnusable:
     """The trainer says that its model or its data is wrong; starting it again will not help."""
 
 
-TrainerEvent: TypeAlias = FromTrainer | TrainerGone | TrainerUnusable
+@dataclass(frozen=True, slots=True)
+class TrainerUnable:
+    """The trainer that systemd starts cannot work for now; it is tried again from time to time.
+
+    Attributes:
+        reason: A typed reason, `[a-z0-9-]`.
+        text: One line for people.
+    """
+
+    reason: str
+    text: str
+
+
+TrainerEvent: TypeAlias = FromTrainer | TrainerGone | TrainerUnusable | TrainerUnable
 
 
 class TrainerClient:
-    """Keeps one connection to the trainer, and keeps the trainer running where it is a child."""
+    """Keeps the trainer running as a child, and one connection to it."""
 
     def __init__(
         self,
@@ -85,7 +99,7 @@ class TrainerClient:
         """Prepare a client; nothing runs before `start`.
 
         Args:
-            config: With `model` given: it goes to the child as it is.
+            config: With `model` given; it goes to the child as it is.
             deliver: Takes events, from this client's own thread.
             rng: The source of jitter.
             command: What starts the child.
@@ -124,7 +138,7 @@ class TrainerClient:
                 _shut(self._socket)
 
     def kill(self) -> None:
-        """End a trainer that hangs; a child is started again here, a service by its supervisor."""
+        """End a trainer that hangs; it is started again."""
         with self._lock:
             if self._socket:
                 _kill(self._socket)
@@ -156,10 +170,7 @@ class TrainerClient:
             self._stopping.wait(delay_s)
 
     def _live(self) -> int | None:
-        """Go through one trainer's life; return its exit code where it is a child that ended."""
-        if self._config.trainer == "service":
-            self._connect_and_read()
-            return None
+        """Go through one trainer's life, and return its exit code."""
         with subprocess.Popen(  # noqa: S603 - the command is this program's own
             self._command,
             stdin=subprocess.PIPE,
@@ -201,17 +212,10 @@ class TrainerClient:
         while not self._stopping.is_set():
             if self._child and self._child.poll() is not None:
                 return None
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                timeout = struct.pack("ll", _SEND_TIMEOUT_S, 0)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-                with address_of(self._config.trainer_socket) as address:
-                    connection.connect(address)
+                return connect(self._config.trainer_socket)
             except OSError:
-                connection.close()
                 self._stopping.wait(_CONNECT_S)
-            else:
-                return connection
         return None
 
     def _read(self, lines: BinaryIO) -> bool:
@@ -239,6 +243,24 @@ class TrainerClient:
             return lines.readline(MAX_LINE_BYTES + 1)
         except OSError:
             return b""
+
+
+def connect(path: Path) -> socket.socket:
+    """Return a connection to the trainer that listens there.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        timeout = struct.pack("ll", _SEND_TIMEOUT_S, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        with address_of(path) as address:
+            connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _kill(connection: socket.socket) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,8 @@ import numpy.typing as npt
 from agent.adapter import AdaptedModel, AdapterError, read_adapter_file
 from agent.evaluate import chosen, evaluate
 from agent.leftovers import add_leftovers
-from agent.memory import OutOfMemory
+from agent.memory import OutOfMemory, RowsAtOnce, free_memory, is_out_of_memory
+from agent.micro_batch_store import MicroBatches
 from agent.model import Loaded
 from agent.payload import PayloadError, PayloadHeader, read_header, write_payload
 from agent.tasks import EvalResult, EvalTask, TaskFailed, TrainResult, TrainTask
@@ -28,6 +32,7 @@ from transport.messages import Evaluation
 _LOG = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 OnStep = Callable[[int, int, float | None], None]
+Answer = TypeVar("Answer")
 
 
 class TaskCancelled(Exception):
@@ -46,13 +51,22 @@ class _Refused(Exception):
 class Tuner:
     """The base model with the newest task's adapter in it, and the device's rows.
 
-    Args:
-        loaded: What `agent.model.load` returned.
+    Attributes:
+        micro_batches: What is known of the device's memory.
+        at_once: How the running task uses memory, or the last one did; None before the first.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, micro_batches: MicroBatches | None = None) -> None:
+        """Begin without an adapter.
+
+        Args:
+            loaded: What `agent.model.load` returned.
+            micro_batches: What is known of the device's memory; None begins anew.
+        """
         self._loaded = loaded
+        self.micro_batches = micro_batches or MicroBatches(None)
         self._model: AdaptedModel | None = None
+        self.at_once: RowsAtOnce | None = None
 
     def train(self, task: TrainTask, *, on_step: OnStep) -> TrainResult | TaskFailed:
         """Return the result of a training whose payload is durable, or why there is none.
@@ -63,13 +77,12 @@ class Tuner:
         """
         if _is_done(task):
             return TrainResult(task.task_id, task.payload_file)
-        try:
-            self._train(task, on_step)
-        except TaskCancelled:
-            raise
-        except Exception as error:  # noqa: BLE001  # a task that fails must not end the trainer
-            return _failure(task.task_id, error)
-        return TrainResult(task.task_id, task.payload_file)
+
+        def work(at_once: RowsAtOnce) -> TrainResult:
+            self._train(task, on_step, at_once)
+            return TrainResult(task.task_id, task.payload_file, at_once.rows, at_once.out_of_memory)
+
+        return self._attempt(task, work)
 
     def evaluate(self, task: EvalTask, *, on_step: OnStep) -> EvalResult | TaskFailed:
         """Return how an adapter does on the held-out rows; 0 tokens where that is not known.
@@ -78,18 +91,61 @@ class Tuner:
             task: What to evaluate.
             on_step: Called as a sign of life, at step 0 of 0; what it raises ends the task.
         """
-        try:
+
+        def work(at_once: RowsAtOnce) -> EvalResult:
             model, _ = self._prepare(task)
-            evaluation = self._evaluate(model, task.plan, alive=lambda: on_step(0, 0, None))
+            evaluation = self._evaluate(model, task, at_once, lambda: on_step(0, 0, None))
             if evaluation is None:
                 return EvalResult(task.task_id, loss=0.0, tokens=0, correct=0)
             return EvalResult(task.task_id, evaluation.loss, evaluation.tokens, evaluation.correct)
+
+        return self._attempt(task, work)
+
+    def _attempt(
+        self, task: TrainTask | EvalTask, work: Callable[[RowsAtOnce], Answer]
+    ) -> Answer | TaskFailed:
+        """Return what the work gives, or why it gives nothing."""
+        try:
+            with self._remembering(task) as at_once:
+                return work(at_once)
         except TaskCancelled:
             raise
         except Exception as error:  # noqa: BLE001  # a task that fails must not end the trainer
-            return _failure(task.task_id, error)
+            failed = _failure(task.task_id, error)
+        if failed.reason == "memory":
+            # The error is gone by now, and with it all that its frames held.
+            if self._model:
+                self._model.drop_gradients()
+            free_memory()
+        return failed
 
-    def _train(self, task: TrainTask, on_step: OnStep) -> None:
+    @contextmanager
+    def _remembering(self, task: TrainTask | EvalTask) -> Iterator[RowsAtOnce]:
+        """Use memory as earlier tasks taught, and learn from this one, however it ends."""
+        known, plan = self.micro_batches, task.plan
+        kind = f"{task.base_digest[:16]} {self._loaded.precision} {plan.max_tokens} {plan.mask}"
+        work = f"{kind} {_task_layout(task).digest.hex()[:16]}"
+        if text := known.refusal(work):
+            raise OutOfMemory(text)
+        setting = known.begin(
+            task_id=task.task_id,
+            work=work,
+            batch=plan.batch_size,
+            checkpointing=plan.gradient_checkpointing,
+            training=isinstance(task, TrainTask),
+        )
+        at_once = RowsAtOnce(
+            setting.rows, checkpointing=setting.checkpointing, on_lower=known.lower
+        )
+        self.at_once = at_once
+        done = False
+        try:
+            yield at_once
+            done = True
+        finally:
+            known.end(at_once.setting, out_of_memory=at_once.out_of_memory, done=done)
+
+    def _train(self, task: TrainTask, on_step: OnStep, at_once: RowsAtOnce) -> None:
         codec = _codec(task.codec)
         model, start = self._prepare(task)
         rows = self._cut(self._loaded.train_rows, task.plan)
@@ -97,8 +153,16 @@ class Tuner:
             raise _Refused("data", "no example has a target within the plan's max_tokens")
         steps = task.plan.local_steps
         on_step(0, steps, None)
-        evaluation = self._evaluate(model, task.plan, alive=lambda: on_step(0, steps, None))
-        trained = train(model, rows, start=start, plan=task.plan, seed=task.seed, on_step=on_step)
+        evaluation = self._evaluate(model, task, at_once, lambda: on_step(0, steps, None))
+        trained = train(
+            model,
+            rows,
+            start=start,
+            plan=task.plan,
+            seed=task.seed,
+            on_step=on_step,
+            at_once=at_once,
+        )
         delta = trained.delta
         # Encoding needs room of its own, beside a base model that already fills the memory.
         del start
@@ -150,13 +214,18 @@ class Tuner:
         return [row for row in cut if row.targets]
 
     def _evaluate(
-        self, model: AdaptedModel, plan: TrainingPlan, *, alive: Callable[[], None]
+        self,
+        model: AdaptedModel,
+        task: TrainTask | EvalTask,
+        at_once: RowsAtOnce,
+        alive: Callable[[], None],
     ) -> Evaluation | None:
         """Return how the adapter does; None without held-out rows, or where the loss is none."""
+        plan = task.plan
         rows = chosen(self._cut(self._loaded.heldout_rows, plan), plan.eval_examples)
         if not rows:
             return None
-        evaluation = evaluate(model.base, rows, rows_at_once=plan.batch_size, on_part=alive)
+        evaluation = evaluate(model.base, rows, rows_at_once=at_once, on_part=alive)
         if not math.isfinite(evaluation.loss):
             _LOG.warning("the held-out loss is %s: no evaluation", evaluation.loss)
             return None
@@ -233,12 +302,29 @@ def _failure(task_id: str, error: Exception) -> TaskFailed:
         case TrainingDiverged():
             failed = TaskFailed(task_id, "diverged", str(error), retryable=False)
         case OutOfMemory():
-            failed = TaskFailed(task_id, "out-of-memory", str(error), retryable=True)
+            failed = TaskFailed(task_id, "memory", str(error), retryable=True)
+        case _ if is_out_of_memory(error):
+            # Outside of the passes through the model: the optimizer's moments, or the encoder.
+            text = "memory ran out beside the model; stop other programs, or lower the run's rank"
+            failed = TaskFailed(task_id, "memory", text, retryable=True)
         case OSError():
-            failed = TaskFailed(task_id, "disk", str(error), retryable=True)
+            failed = TaskFailed(task_id, "disk", _disk_trouble(error), retryable=True)
+        case RuntimeError() if "CUDA error" in str(error):
+            text = f"{_line(error)}; the trainer starts anew (if it stays so, look into dmesg)"
+            failed = TaskFailed(task_id, "cuda", text, retryable=True)
         case _:
-            text = f"{type(error).__name__}: {str(error)[:200]}".splitlines()[0]
+            text = f"{type(error).__name__}: {_line(error)}"
             _LOG.debug("task %s", task_id, exc_info=error)
             failed = TaskFailed(task_id, "internal", text, retryable=True)
     _LOG.error("task %s failed (%s): %s", task_id, failed.reason, failed.text)
     return failed
+
+
+def _disk_trouble(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "; free some space there" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+    return f"{where}{error.strerror or error}{remedy}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

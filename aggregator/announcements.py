@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aggregator.admission import Terms
 from aggregator.chain import Chain, DeltaFacts
 from aggregator.config import AggregatorConfig
+from aggregator.energy import FleetEnergy
 from aggregator.evaluation import FleetEvaluation, weighted_mean
 from aggregator.journal import RoundRecord
 from aggregator.outputs import ClearAdapter, FrozenUpdate, Output, Publish, SendAdapter
@@ -242,6 +243,7 @@ def round_summary(
     included: Collection[FrozenUpdate],
     manifests: Mapping[str, Manifest],
     evaluations: Iterable[Evaluation],
+    energy: FleetEnergy,
     clipped: int = 0,
 ) -> RoundSummary:
     """Return what a round gave and cost.
@@ -257,6 +259,7 @@ def round_summary(
         included: The updates that are in the adapter.
         manifests: uid → manifest, for at least those that are included.
         evaluations: What devices report of the version that the round started from.
+        energy: What devices have spent on the round.
         clipped: Updates whose norm was cut to the bound.
     """
     evaluation = weighted_mean(evaluations)
@@ -286,6 +289,9 @@ def round_summary(
         stale=sum(manifests[update.uid].round_id < record.round_id for update in included),
         dropped=record.tally.dropped,
         clipped=clipped,
+        energy_j=energy.energy_j,
+        energy_above_idle_j=energy.above_idle_j,
+        energy_devices=energy.devices,
     )
 
 

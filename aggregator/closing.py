@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from aggregator.announcements import AdapterFacts, Announcer, round_summary
+from aggregator.energy import FleetEnergy
 from aggregator.journal import RoundRecord, RoundState
 from aggregator.ledger import Ledger
 from aggregator.outputs import Commit, FrozenUpdate, Publish
+from aggregator.tensors import TensorFigures
 from aggregator.uploads import Uploads
 from transport.control import AlertNotice
 from transport.topics import Alert
@@ -29,6 +31,7 @@ class Aggregated:
         refused: The uids whose updates do not decode, each with its reason.
         norms: uid → norm, for those that are included.
         clipped: Those of them that were scaled down to the bound.
+        tensors: What it did to each tensor; None where that was not counted.
     """
 
     adapter: AdapterFacts
@@ -36,6 +39,7 @@ class Aggregated:
     refused: Mapping[str, str]
     norms: Mapping[str, float] = field(default_factory=dict)
     clipped: Collection[str] = ()
+    tensors: TensorFigures | None = None
 
 
 def conclude(
@@ -46,6 +50,7 @@ def conclude(
     uploads: Uploads,
     ledger: Ledger,
     oldest_taken: int,
+    energy: FleetEnergy,
     now: float,
 ) -> Commit:
     """Return the commit of a round, with all last words; it is for the caller to carry it out.
@@ -57,6 +62,7 @@ def conclude(
         uploads: The updates that wait.
         ledger: The round's.
         oldest_taken: The first round whose late updates the next round takes.
+        energy: What devices have spent on the round.
         now: Monotonic seconds.
     """
     in_mean = set(result.included)
@@ -73,6 +79,7 @@ def conclude(
         manifests=uploads.manifests(),
         evaluations=uploads.evaluations(refused=result.refused),
         clipped=len(result.clipped),
+        energy=energy,
     )
     logger.info(
         "round=%d is in version=%d participants=%d stale=%d late=%d loss=%s",

@@ -19,6 +19,7 @@ from pydantic import (
 from aggregator.admission import LatePolicy
 from aggregator.budget import BitsSchedule, update_bytes
 from aggregator.journal import EARLIER_ROUNDS
+from aggregator.metrics_config import MetricsConfig
 from aggregator.norms import NormPolicy
 from aggregator.quotas import QuotaPolicy
 from codec.codec import Order
@@ -26,6 +27,7 @@ from codec.limits import MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES
 from codec.registry import codec_named
 from transport.broker import BrokerConfig
 from transport.control import TrainingPlan
+from transport.signing import SigningConfig
 from transport.topics import identifier
 
 # [bytes] What a packet needs besides a segment: MQTT's header, the longest topic and the frame's.
@@ -49,6 +51,8 @@ class AggregatorConfig(BaseModel):
     """One run of one federation, and where its aggregator lives.
 
     Attributes:
+        signing: Signs receipts and adapter versions, and takes no update that its device has not
+            signed; `off`, `sign` or `required`, alone or as `mode` beside files.
         initial_adapter: A PEFT folder with `fedfstq.json`; copied to the state folder as version 0
             when the run begins, and not read again.
         rounds: Adapter versions to make.
@@ -57,6 +61,8 @@ class AggregatorConfig(BaseModel):
             the goal where it is not given.
         over_selection: The cohort has ⌈goal · over_selection⌉ devices where so many are online.
         deadline_s: Seconds from a round's opening to its deadline.
+        max_device_w: More than so many watts no device of the fleet takes: claims of a round's
+            energy that are above it are not believed.
         stall_s: Seconds without a segment, a step or an answer after which the alert `stalled`
             names a device that is awaited; set it above the time of the slowest training step.
         answer_timeout_s: Seconds that a device has to say whether it trains, before another one is
@@ -107,6 +113,8 @@ class AggregatorConfig(BaseModel):
         max_open_updates: Updates of one device that may wait for their last word.
         journal_max_bytes: Bytes of segments that may wait in the journal, of all devices together;
             keep it below what the disk has free.
+        broker_log: Whether to read of refused logins in the log that mosquitto publishes.
+        metrics: Where Prometheus reads `/metrics` and `/healthz`; None serves neither.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -114,6 +122,7 @@ class AggregatorConfig(BaseModel):
     federation: str
     client_id: str = "coord"
     broker: BrokerConfig = BrokerConfig()
+    signing: SigningConfig = SigningConfig()
     state_dir: Path
     initial_adapter: Path
     rounds: int = Field(default=20, ge=1, le=1_000_000)
@@ -121,6 +130,7 @@ class AggregatorConfig(BaseModel):
     quorum: int = Field(default=0, ge=1, le=10_000)  # filled by `_half_of_the_goal`
     over_selection: float = Field(default=1.3, ge=1.0, le=10.0)
     deadline_s: float = Field(default=1800.0, gt=0, le=30 * 86_400)
+    max_device_w: float = Field(default=1000.0, gt=0, le=100_000)
     stall_s: float = Field(default=120.0, gt=0, le=86_400)
     answer_timeout_s: float = Field(default=30.0, gt=0, le=86_400)
     min_devices: int | None = Field(default=None, ge=1, le=10_000)
@@ -150,6 +160,8 @@ class AggregatorConfig(BaseModel):
     quota_round_factor: float = Field(default=16.0, ge=1.0, le=1e6)
     max_open_updates: int = Field(default=8, ge=1, le=1_000)
     journal_max_bytes: int = Field(default=16 << 30, ge=1 << 20)
+    broker_log: bool = True
+    metrics: MetricsConfig | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")

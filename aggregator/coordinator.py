@@ -37,10 +37,12 @@ from aggregator.outputs import (
 from aggregator.repair import Repair
 from aggregator.round import Round
 from aggregator.stalls import MAX_NAMED, STALLED, Stalls
+from aggregator.traffic import UploadSize
 from aggregator.training import Training, TrainingState
 from transport.control import (
     AlertNotice,
     DeviceStatus,
+    EnergyReport,
     EvalResponse,
     ServiceState,
     TrainResponse,
@@ -156,6 +158,11 @@ class Coordinator:
 
     def _receive(self, inbound: Inbound, *, now: float) -> list[Output]:
         client_id = inbound.client_id
+        if isinstance(inbound.message, EnergyReport):
+            # It is retained, so that it proves neither life nor that it was said just now.
+            if client_id not in self._presence.cloned:
+                self._training.energy(client_id, inbound.message, now=now)
+            return []
         if not isinstance(inbound.message, DeviceStatus | None):
             self._presence.heard(client_id)
         match inbound.address, inbound.message:
@@ -179,10 +186,12 @@ class Coordinator:
                 return [*told, *self._evaluated(client_id, report, now=now)]
             case UpManifest() as address, Manifest() as manifest:
                 self._training.count_up(inbound.packet_bytes)
-                return self._training.announced(address, manifest, now=now)
+                size = UploadSize(inbound.packet_bytes, inbound.payload_bytes)
+                return self._training.announced(address, manifest, size=size, now=now)
             case UpSegment() as address, Segment() as segment:
                 self._training.count_up(inbound.packet_bytes)
-                return self._training.segment(address, segment, now=now)
+                size = UploadSize(inbound.packet_bytes, inbound.payload_bytes)
+                return self._training.segment(address, segment, size=size, now=now)
             case ModelWant(_, version, delta), AdapterWant(missing):
                 return self._adapter_want(version, missing, delta=delta, now=now)
         raise AssertionError(f"no message: {type(inbound.message)} at {inbound.address}")
@@ -193,10 +202,14 @@ class Coordinator:
 
     def unreadable(self, unreadable: Unreadable, *, now: float) -> list[Output]:
         """Take note of bytes that are no message."""
-        self._training.count_up(unreadable.upload_bytes)
+        self._training.count_unread(unreadable.client_id, unreadable.upload_bytes)
         return self._training.refuse(
             unreadable.client_id, unreadable.reason, unreadable.text, now=now
         )
+
+    def login_refused(self, text: str, *, now: float) -> list[Output]:
+        """Tell operators of somebody whom the broker has not let in."""
+        return self._training.refuse("", "login", text, now=now)
 
     def stored(self, segments: Mapping[str, Collection[int]], *, now: float) -> list[Output]:
         """Take note that these segments (uid → indices) are durable."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from aggregator.admission import Refusal
 from aggregator.norms import NormPolicy, update_norm
+from aggregator.tensors import Counts, count_moved
 from codec.codec import Codec, Order, SumArray
 from codec.errors import CodecError
 from codec.layout import Layout
@@ -55,6 +56,7 @@ class Average:
         refused: The uids that are not, each with its typed reason.
         norms: uid → norm, as it went into the mean, for those that are in it.
         clipped: The uids that were scaled down to the bound.
+        moved: int64 (tensors,), coordinates that are not zero, summed over those in the mean.
     """
 
     mean: SumArray
@@ -62,6 +64,7 @@ class Average:
     refused: Mapping[str, str]
     norms: Mapping[str, float]
     clipped: tuple[str, ...]
+    moved: Counts
 
 
 def federated_average(
@@ -91,6 +94,7 @@ def federated_average(
     """
     total = np.zeros(layout.size, dtype=np.float64)
     scratch = np.empty(layout.size, dtype=np.float64)
+    moved = np.zeros(len(layout.tensors), dtype=np.int64)
     weights = 0.0
     norms: dict[str, float] = {}
     clipped: list[str] = []
@@ -112,6 +116,7 @@ def federated_average(
             clipped.append(update.uid)
             scratch *= norm_bound / norm
             norm = norm_bound
+        moved += count_moved(scratch, layout)
         weight = update.weight * (share if codec.order is Order.EXCHANGEABLE else 1.0)
         scratch *= weight
         total += scratch
@@ -119,7 +124,7 @@ def federated_average(
         norms[update.uid] = norm
     if weights:
         total /= weights
-    return Average(total, tuple(norms), refused, norms, tuple(clipped))
+    return Average(total, tuple(norms), refused, norms, tuple(clipped), moved)
 
 
 def _decode(

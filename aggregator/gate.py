@@ -14,9 +14,10 @@ import time
 from aggregator.fencing import Claim, Fence, FenceOutput, read_overheard
 from transport import control, frame
 from transport.control import AlertNotice, ServiceStatus
-from transport.errors import LinkLost
+from transport.errors import LinkLost, MessageError
 from transport.link import Delivery, Link, LinkDown, LinkEvent, Publication
 from transport.messages import Message
+from transport.signing import Seals, Unsigned
 from transport.topics import CoordStatus, Topics
 from transport.wire import MqttVersion, publish_size
 
@@ -62,10 +63,17 @@ class Gate:
         fence: Decides who may speak.
         topics: The federation's.
         mqtt_version: The broker's, which decides how long a packet is.
+        seals: Signs what is published.
     """
 
     def __init__(
-        self, link: Link, fence: Fence, *, topics: Topics, mqtt_version: MqttVersion
+        self,
+        link: Link,
+        fence: Fence,
+        *,
+        topics: Topics,
+        mqtt_version: MqttVersion,
+        seals: Seals | None = None,
     ) -> None:
         # Whether everything that stands has been published over the connection that there is.
         self.has_told = False
@@ -73,6 +81,8 @@ class Gate:
         self._fence = fence
         self._topics = topics
         self._mqtt_version = mqtt_version
+        self._seals = seals or Unsigned()
+        self._unsigned = 0
         self._held: list[Delivery] = []
         self._held_bytes = 0
         self._waiting: list[LinkEvent] = []
@@ -121,7 +131,21 @@ class Gate:
         heard = read_overheard(self._topics, delivery.topic, delivery.payload)
         if heard is None:
             return None
-        return self._fence.heard(heard.message, retained=delivery.retain, now=now)
+        message = heard.message if self._is_signed(delivery) else None
+        return self._fence.heard(message, retained=delivery.retain, now=now)
+
+    def _is_signed(self, delivery: Delivery) -> bool:
+        """Say whether an aggregator has said this; what stands is said again where none has."""
+        try:
+            self._seals.unseal(delivery.topic, delivery.payload)
+        except MessageError as error:
+            self._unsigned += 1
+            if self._unsigned & (self._unsigned - 1) == 0:  # the first, and then ever fewer
+                logger.warning(
+                    "ignored message %d on %s: %s", self._unsigned, delivery.topic, error
+                )
+            return False
+        return True
 
     def hold(self, delivery: Delivery) -> None:
         """Keep a device's message until it is known who leads."""
@@ -142,8 +166,9 @@ class Gate:
     def claim(self, claim: Claim) -> None:
         """Say a word of the fence's, whoever leads."""
         topic = self._topics.topic(CoordStatus())
+        payload = self._seals.seal(topic, encode(topic, claim.status))
         with contextlib.suppress(LinkLost):  # the next connection asks again
-            self._link.publish(Publication(topic, encode(topic, claim.status)))
+            self._link.publish(Publication(topic, payload))
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Publish where this aggregator leads, and return the packet's bytes; else 0.
@@ -155,6 +180,7 @@ class Gate:
             self.has_told = False
             return 0
         try:
+            payload = self._seals.seal(topic, payload)
             self._link.publish(Publication(topic, payload, retain=retain))
         except LinkLost:
             self.has_told = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aggregator.admission import Refusal
 from transport import control, frame
-from transport.control import DeviceStatus, EvalResponse, TrainResponse
+from transport.control import DeviceStatus, EnergyReport, EvalResponse, TrainResponse
 from transport.errors import MessageError
 from transport.messages import AdapterWant, Manifest, Segment
 from transport.topics import (
@@ -27,11 +27,22 @@ class Stepped:
     """A device has told its progress; what it says is for people, and stays unread."""
 
 
-Received = DeviceStatus | Stepped | TrainResponse | EvalResponse | Manifest | Segment | AdapterWant
+Received = (
+    DeviceStatus
+    | Stepped
+    | EnergyReport
+    | TrainResponse
+    | EvalResponse
+    | Manifest
+    | Segment
+    | AdapterWant
+)
 
 
 # (device, bytes of the whole packet) → the quota that it is above, None where it may come in.
 Meter = Callable[[str, int], Refusal | None]
+# (topic, payload) → the message there, without the signature that it must have.
+Unseal = Callable[[str, bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class Inbound:
         message: None for a device status that was cleared.
         packet_bytes: The whole MQTT packet, as it was sent.
         fresh: Whether it was published just now: not retained, and not delivered once more.
+        payload_bytes: What the packet carries, with a signature where there is one; of uploads.
     """
 
     address: Address
@@ -50,6 +62,7 @@ class Inbound:
     message: Received | None
     packet_bytes: int
     fresh: bool = True
+    payload_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,11 @@ def unmetered(client_id: str, packet_bytes: int) -> Refusal | None:  # noqa: ARG
     return None
 
 
+def unsigned(topic: str, payload: bytes) -> bytes:  # noqa: ARG001 - an `Unseal`
+    """Return the payload as it is."""
+    return payload
+
+
 def read(
     topics: Topics,
     topic: str,
@@ -81,6 +99,7 @@ def read(
     qos: int,
     mqtt_version: MqttVersion,
     meter: Meter = unmetered,
+    unseal: Unseal = unsigned,
     fresh: bool = True,
 ) -> Inbound | Unreadable | None:
     """Return what a delivery says; None where it is none of the aggregator's business.
@@ -92,9 +111,11 @@ def read(
         qos: As it was delivered.
         mqtt_version: Of the connection.
         meter: Charges the topic's device for a message of an upload before it is unpacked.
+        unseal: Takes the signature off, and raises `MessageError` where it is not right.
         fresh: Whether it was published just now, as far as the link can tell.
     """
-    packet_bytes = publish_size(topic, len(payload), qos=qos, mqtt_version=mqtt_version)
+    payload_bytes = len(payload)
+    packet_bytes = publish_size(topic, payload_bytes, qos=qos, mqtt_version=mqtt_version)
     try:
         address = topics.parse(topic)
     except MessageError as error:
@@ -106,6 +127,7 @@ def read(
             text = f"{topic}: {packet_bytes} bytes are above what this device may send now"
             return Unreadable(address.client_id, refusal.value, text, packet_bytes)
     try:
+        payload = unseal(topic, payload)
         match address:
             case DeviceTopic(client_id, "status"):
                 status = control.decode(DeviceStatus, payload) if payload else None
@@ -113,6 +135,9 @@ def read(
             case DeviceTopic(client_id, "progress"):
                 control.check_size(payload)
                 return Inbound(address, client_id, Stepped(), packet_bytes)
+            case DeviceTopic(client_id, "energy") if payload:
+                energy = control.decode(EnergyReport, payload)
+                return Inbound(address, client_id, energy, packet_bytes)
             case Response(client_id, "train", _):
                 answer = control.decode(TrainResponse, payload)
                 return Inbound(address, client_id, answer, packet_bytes)
@@ -121,10 +146,14 @@ def read(
                 return Inbound(address, client_id, report, packet_bytes)
             case UpManifest(client_id, _):
                 manifest = frame.decode(Manifest, payload)
-                return Inbound(address, client_id, manifest, packet_bytes)
+                return Inbound(
+                    address, client_id, manifest, packet_bytes, payload_bytes=payload_bytes
+                )
             case UpSegment(client_id, _, _):
                 segment = frame.decode(Segment, payload)
-                return Inbound(address, client_id, segment, packet_bytes)
+                return Inbound(
+                    address, client_id, segment, packet_bytes, payload_bytes=payload_bytes
+                )
             case ModelWant(client_id, _):
                 want = frame.decode(AdapterWant, payload)
                 return Inbound(address, client_id, want, packet_bytes)

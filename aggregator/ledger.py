@@ -87,6 +87,11 @@ class Ledger:
             self._is_behind = True
         return self.record
 
+    def seconds(self, now: float) -> float:
+        """Return how long the round has been on, over attempts and restarts."""
+        since = self._running_since
+        return self._cost.seconds + (0.0 if since is None else now - since)
+
     def run(self, now: float) -> None:
         """Let the round's seconds run."""
         self._running_since = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aggregator.account import RoundAccount
 from aggregator.journal import RoundRecord
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
@@ -158,6 +159,7 @@ class Commit:
     version: int
     receipts: Mapping[str, Receipt]
     summary: RoundSummary
+    account: RoundAccount | None = None
 
 
 @dataclass(frozen=True, slots=True)

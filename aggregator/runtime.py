@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import importlib.metadata
 import logging
 import secrets
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from aggregator import broker_log
 from aggregator.adapter_folder import Adapter, BadAdapter, Delta
 from aggregator.announcements import AdapterFacts, RunFacts
 from aggregator.closing import Aggregated
@@ -37,12 +39,14 @@ from aggregator.fencing import (
 )
 from aggregator.gate import EpochUsed, FencedOff, Gate, encode
 from aggregator.inbound import Unreadable, read
+from aggregator.metrics_server import Monitoring
 from aggregator.outputs import (
     Aggregate,
     ClearAdapter,
     Commit,
     Finish,
     Freeze,
+    FrozenUpdate,
     JournalCloned,
     JournalEvaluation,
     JournalLate,
@@ -58,6 +62,7 @@ from aggregator.published import Published
 from aggregator.server_optimizer import step
 from aggregator.state_folder import StateFolder, open_state_folder
 from aggregator.store import ForeignJournal, JournalEntry, StoreUnavailable
+from aggregator.tensors import tensor_figures
 from codec.codec import SumArray
 from codec.registry import codec_named
 from transport import control
@@ -73,6 +78,8 @@ from transport.errors import (
 )
 from transport.exit_codes import ExitCode
 from transport.link import Delivery, Link, LinkDown, LinkEvent, LinkRefused, LinkUp, Publication
+from transport.notify import Heartbeat, Notifier, Outage
+from transport.signing import load_seals
 from transport.topics import CoordStatus, ModelManifest, ModelSegment, Topics
 
 logger = logging.getLogger(__name__)
@@ -121,7 +128,7 @@ def _serve(config: AggregatorConfig, cuts: int) -> int | None:
     """Run one service; return what the next one's link is to know where it is to be followed."""
     with open_state_folder(config) as state:
         service = Service(config, state, cuts=cuts)
-        with _signals(service):
+        with _signals(service), service.monitoring:
             try:
                 service.serve()
             except EpochUsed as used:
@@ -130,7 +137,11 @@ def _serve(config: AggregatorConfig, cuts: int) -> int | None:
 
 
 class Service:
-    """Carries out what the coordinator decides."""
+    """Carries out what the coordinator decides.
+
+    Attributes:
+        monitoring: Shows the service to Prometheus while it is entered.
+    """
 
     def __init__(self, config: AggregatorConfig, state: StateFolder, *, cuts: int = 0) -> None:
         self._config = config
@@ -141,9 +152,11 @@ class Service:
         self._version = _software_version()
         self._adapter: Adapter = state.adapter
         self._published = Published(config, state)
+        self._broker_log = broker_log.BrokerLog()
         self._candidate: tuple[Adapter, AdapterFacts, Delta | None] | None = None
         self._coordinator = self._make_coordinator()
         self._has_begun = False
+        self.monitoring = Monitoring(config.metrics)
         self._fence = Fence(
             run=state.run.run,
             epoch=state.run.epoch,
@@ -152,21 +165,32 @@ class Service:
             version=state.snapshot.version,
             sha256=self._published.facts.sha256,
         )
+        self._seals = load_seals(
+            config.signing,
+            broker=config.broker,
+            topics=self._topics,
+            name=config.client_id,
+            aggregator=config.client_id,
+        )
         self._link = Link(
             config.broker,
             client_id=config.client_id,
-            subscriptions=self._topics.aggregator_filters(),
+            subscriptions=self._subscriptions(),
             will=self._status(ServiceState.LOST, "the connection ended without goodbye"),
             cuts=cuts,
             # Another aggregator may have led meanwhile: what was said before is said again only
             # where this one leads.
             repeats_by_itself=False,
         )
+        self._notifier = Notifier()
+        self._heartbeat = Heartbeat(self._notifier, is_turning=self._link.is_turning)
+        self._outage = Outage(time.monotonic())
         self._gate = Gate(
             self._link,
             self._fence,
             topics=self._topics,
             mqtt_version=config.broker.mqtt_version,
+            seals=self._seals,
         )
 
     def _make_coordinator(self) -> Coordinator:
@@ -210,9 +234,16 @@ class Service:
         word: Publication | None = None
         self._link.open()
         try:
-            self._link.wait_connected(self._config.broker.connect_timeout_s)
+            self._notifier.ready()
+            if self._notifier.is_supervised:
+                # A supervisor could only start it again to wait for the same broker.
+                faulthandler.enable()  # the watchdog's SIGABRT then shows where each thread hangs
+            else:
+                self._link.wait_connected(self._config.broker.connect_timeout_s)
             while not self._stopping.is_set() and not self._may_exit():
+                self._tell(time.monotonic())
                 self._process(self._gate.take_events(self._wakeup()))
+            self._notifier.stopping()
             finished = self._coordinator.state is State.FINISHED
             # The run's end is what matters to those who read it; the reason says who is left.
             state = ServiceState.FINISHED if finished else ServiceState.OFFLINE
@@ -227,6 +258,33 @@ class Service:
         finally:
             # Who does not lead leaves the word of the one that does in its place.
             self._link.close(farewell=word or (farewell if self._fence.leads else None))
+
+    def _tell(self, now: float) -> None:
+        """Let the supervisor know that the loop has come around, and what the service does."""
+        self._heartbeat.beat(now)
+        outage = self._outage.words(now)
+        words = outage or self._words()
+        self.monitoring.turned(
+            now,
+            leads=self._fence.leads,
+            is_connected=not outage,
+            is_linked=self._link.is_turning(now),
+            words=words,
+        )
+        if self._notifier.is_supervised:
+            self._notifier.status(words)
+
+    def _words(self) -> str:
+        if not self._fence.leads:
+            return "waiting to see whether another aggregator leads"
+        version = self._coordinator.adapter.version
+        match self._coordinator.state:
+            case State.TRAINING:
+                return f"round {version + 1} of {self._config.rounds}"
+            case State.EVALUATING:
+                return f"evaluating adapter version {version}"
+            case State.FINISHED:
+                return f"finished with adapter version {version}"
 
     def _may_exit(self) -> bool:
         finished = self._coordinator.state is State.FINISHED
@@ -246,8 +304,10 @@ class Service:
                     outputs += self._deliver(event, now=now)
                     deliveries.append(event)
                 case LinkUp():
+                    self._outage.connected()
                     outputs += self._fence.connected(now)
                 case LinkDown():
+                    self._outage.disconnected(now)
                     self._fence.disconnected()
                     self._coordinator.disconnected()
                 case LinkRefused(error):
@@ -260,7 +320,13 @@ class Service:
         for delivery in deliveries:
             self._link.acknowledge(delivery)
 
+    def _subscriptions(self) -> tuple[str, ...]:
+        filters = self._topics.aggregator_filters()
+        return (*filters, *broker_log.FILTERS) if self._config.broker_log else filters
+
     def _deliver(self, delivery: Delivery, *, now: float) -> list[Effect]:
+        if delivery.topic.startswith(broker_log.ROOT):
+            return [*self._read_broker_log(delivery.payload, now=now)]
         overheard = self._gate.overhear(delivery, now=now)
         if overheard is not None:
             return [*overheard]
@@ -268,6 +334,12 @@ class Service:
             return [*self._take(delivery, now=now, fresh=not delivery.retain)]
         self._gate.hold(delivery)
         return []
+
+    def _read_broker_log(self, line: bytes, *, now: float) -> list[Output]:
+        text = self._broker_log.receive(line)
+        if text is None or not (self._fence.leads and self._has_begun):
+            return []
+        return self._coordinator.login_refused(text, now=now)
 
     def _take(self, delivery: Delivery, *, now: float, fresh: bool) -> list[Output]:
         inbound = read(
@@ -277,8 +349,10 @@ class Service:
             qos=delivery.qos,
             mqtt_version=self._config.broker.mqtt_version,
             meter=lambda client_id, size: self._coordinator.meter(client_id, size, now=now),
+            unseal=self._seals.unseal,
             fresh=fresh,
         )
+        self.monitoring.received(inbound)
         match inbound:
             case None:
                 return []
@@ -306,6 +380,7 @@ class Service:
             ends = [at for at, output in enumerate(outputs) if isinstance(output, _BARRIERS)]
             end = ends[0] if ends else len(outputs)
             stretch, barrier, rest = outputs[:end], outputs[end : end + 1], outputs[end + 1 :]
+            self.monitoring.decided([*stretch, *barrier])
             rest = [*rest, *self._journal(stretch)]
             for output in stretch:
                 self._emit(output)
@@ -367,21 +442,14 @@ class Service:
                 return self._coordinator.connected(now)
             case Yield(text, word):
                 topic = self._topics.topic(CoordStatus())
-                raise FencedOff(text, Publication(topic, encode(topic, word)))
+                payload = self._seals.seal(topic, encode(topic, word))
+                raise FencedOff(text, Publication(topic, payload))
         return []
 
     def _aggregate(self, aggregate: Aggregate) -> list[Output]:
         """Make the next adapter from the frozen set; the same set gives the same bytes."""
         started = time.monotonic()
-        updates = (
-            ClientUpdate(
-                uid=update.uid,
-                weight=update.weight,
-                segment_count=update.segment_count,
-                segments=self._state.store.segments(update.uid, update.accepted),
-            )
-            for update in aggregate.updates
-        )
+        updates = map(self._client_update, aggregate.updates)
         average = federated_average(
             updates,
             codec=codec_named(self._config.codec),
@@ -401,10 +469,28 @@ class Service:
             len(average.included),
             now - started,
         )
+        figures = tensor_figures(
+            average.mean,
+            average.moved,
+            layout=self._adapter.layout,
+            server_step=self._config.server_step,
+        )
         result = Aggregated(
-            facts, average.included, average.refused, average.norms, average.clipped
+            facts, average.included, average.refused, average.norms, average.clipped, figures
         )
         return self._coordinator.aggregated(result, now=now)
+
+    def _client_update(self, update: FrozenUpdate) -> ClientUpdate:
+        # Averaging a large fleet takes minutes; each update that goes into it is progress.
+        now = time.monotonic()
+        self._heartbeat.beat(now)
+        self.monitoring.works(now)
+        return ClientUpdate(
+            uid=update.uid,
+            weight=update.weight,
+            segment_count=update.segment_count,
+            segments=self._state.store.segments(update.uid, update.accepted),
+        )
 
     def _step(self, mean: SumArray, version: int) -> tuple[Adapter, Delta | None]:
         """Return the next adapter version, and how it comes from this one where that is asked."""
@@ -470,6 +556,7 @@ class Service:
         size = self._gate.publish(topic, payload, retain=retain)
         if size and topic.startswith(f"{self._topics.bulk}/"):
             self._coordinator.sent(size)
+            self.monitoring.sent(size)
 
     def _status(self, state: ServiceState, reason: str = "") -> Publication:
         topic = self._topics.topic(CoordStatus())
@@ -478,7 +565,8 @@ class Service:
         status = ServiceStatus(
             state, self._session, self._version, reason, time.time(), run.run, run.epoch
         )
-        return Publication(topic, control.encode(status), retain=True)
+        payload = self._seals.seal(topic, control.encode(status))
+        return Publication(topic, payload, retain=True)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@
     cloned       the devices of which nothing is let in, since two share the identity
     evaluations  what devices said of the last version
 
+What reports read besides is in the tables of `aggregator.account_tables`.
+
 A crash between two transactions leaves what the first one wrote; there is nothing to repair.
 """
 
@@ -16,11 +18,13 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from aggregator import account_tables
 from aggregator.journal import (
     EARLIER_ROUNDS,
     RoundRecord,
@@ -115,6 +119,7 @@ class Store:
             self._prepare(path)
             with self._transaction():
                 self.run = self._begin(path, identity)
+                account_tables.create(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -224,6 +229,13 @@ class Store:
                 control.encode(commit.summary),
                 commit.record.round_id,
             )
+            if commit.account is not None:
+                account_tables.write_account(
+                    self._connection,
+                    commit.record.round_id,
+                    commit.account,
+                    committed_at=time.time(),
+                )
             reach("aggregator-commit-open")
 
     def finish(self, version: int) -> None:

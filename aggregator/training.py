@@ -20,11 +20,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from enum import Enum
 
+from aggregator.accounting import account_of
 from aggregator.admission import Terms
 from aggregator.announcements import AdapterFacts, Announcer
 from aggregator.bulletin import Bulletin
 from aggregator.closing import ABANDONED, Aggregated, abandoned, conclude
 from aggregator.cohort import Presence, cohort_size
+from aggregator.energy import EnergyClaims
 from aggregator.history import History
 from aggregator.invitations import Invitations
 from aggregator.journal import RoundRecord, RoundState, Snapshot
@@ -54,6 +56,7 @@ from aggregator.round import (
     RoundOutput,
     Silent,
 )
+from aggregator.traffic import Traffic, UploadSize
 from aggregator.uploads import (
     UploadLate,
     UploadOutput,
@@ -62,7 +65,7 @@ from aggregator.uploads import (
     Uploads,
     UploadTwin,
 )
-from transport.control import ServiceState, TrainResponse
+from transport.control import EnergyReport, ServiceState, TrainResponse
 from transport.messages import Manifest, Segment
 from transport.topics import Down, RoundLast, UpManifest, UpSegment
 from transport.transfer import TransferPolicy
@@ -116,6 +119,8 @@ class Training:
         self.quotas = Quotas(self._config.quotas)
         self._refusals = Refusals()
         self._bulletin = Bulletin()
+        self._traffic = Traffic()
+        self._energy = EnergyClaims(announcer.facts.run, max_device_w=config.max_device_w)
         self._cohort_size = cohort_size(config.goal, over_selection=config.over_selection)
         self._begin(snapshot.round or RoundRecord(round_id=adapter.version + 1))
         self._round: Round | None = None
@@ -210,14 +215,20 @@ class Training:
             saved.append(SaveRound(self._ledger.current(now)))
         return saved + self._round_event(Accepted(client_id), now=now)
 
-    def announced(self, address: UpManifest, manifest: Manifest, *, now: float) -> list[Output]:
-        """Take the manifest of an update."""
+    def announced(
+        self, address: UpManifest, manifest: Manifest, *, size: UploadSize, now: float
+    ) -> list[Output]:
+        """Take the manifest of an update, which came in a packet of this size."""
         answers = self._uploads.announced(address, manifest, terms=self._terms, now=now)
+        self._traffic.count(address.client_id, size, answers)
         return self._translate_and_save(answers, now=now)
 
-    def segment(self, address: UpSegment, segment: Segment, *, now: float) -> list[Output]:
-        """Take a segment of an update."""
+    def segment(
+        self, address: UpSegment, segment: Segment, *, size: UploadSize, now: float
+    ) -> list[Output]:
+        """Take a segment of an update, which came in a packet of this size."""
         answers = self._uploads.segment(address, segment, now=now)
+        self._traffic.count(address.client_id, size, answers, body_bytes=len(segment.body))
         return self._translate_and_save(answers, now=now)
 
     def stored(self, segments: Mapping[str, Collection[int]], *, now: float) -> list[Output]:
@@ -251,6 +262,17 @@ class Training:
         """The attempt that is on; None while none is open."""
         return self._round if self.state is TrainingState.OPEN else None
 
+    def energy(self, client_id: str, report: EnergyReport, *, now: float) -> None:
+        """Take a device's word on what the round has taken of its power."""
+        ledger = self._ledger
+        if client_id not in ledger.may_deliver:
+            return
+        fault = self._energy.receive(
+            client_id, report, round_id=ledger.round_id, round_s=ledger.seconds(now), now=now
+        )
+        if fault:
+            logger.warning("round=%d client=%s claims %s", report.round_id, client_id, fault)
+
     def note_stalled(self, count: int) -> None:
         """Note how many devices of the open round make no progress."""
         if self._round is not None and self._round.stalled != count:
@@ -261,6 +283,12 @@ class Training:
         """Count bytes that came as part of an upload, whatever becomes of them."""
         self._ledger.count_up(packet_bytes)
         self._bulletin.changed()
+
+    def count_unread(self, client_id: str, packet_bytes: int) -> None:
+        """Count bytes that came as part of an upload, and were no message or too many."""
+        if packet_bytes:
+            self.count_up(packet_bytes)
+            self._traffic.count_unread(client_id, packet_bytes)
 
     def count_down(self, packet_bytes: int) -> None:
         """Count bytes that were published under `flx/`."""
@@ -438,8 +466,19 @@ class Training:
             uploads=self._uploads,
             ledger=self._ledger,
             oldest_taken=self._history.oldest_taken(self._record.round_id + 1),
+            energy=self._energy.total(self._ledger.round_id),
             now=now,
         )
+        account = account_of(
+            self._announcer,
+            commit.record,
+            result,
+            frozen=self._frozen,
+            manifests=self._uploads.manifests(),
+            traffic=self._traffic.take(),
+            spent=self._energy.spent(self._ledger.round_id),
+        )
+        commit = replace(commit, account=account)
         record, summary = commit.record, commit.summary
         self.adapter, self.last_summary = result.adapter, summary
         self._leave_round(now)

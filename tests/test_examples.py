@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from agent.config import AgentConfig
 from aggregator.config import AggregatorConfig
+from tools.operate.login import OperatorConfig
 from tools.settings import SettingsError, load
 from transport import control
 from transport.topics import DEVICE_LEAVES, Address, Topics
@@ -48,14 +49,24 @@ def _shown() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("file", "model"), [("aggregator.yaml", AggregatorConfig), ("agent.yaml", AgentConfig)]
+    ("file", "model"),
+    [
+        ("aggregator.yaml", AggregatorConfig),
+        ("agent.yaml", AgentConfig),
+        ("operator.yaml", OperatorConfig),
+    ],
 )
 def test_an_example_is_a_valid_configuration(file: str, model: type[BaseModel]) -> None:
     load(model, DOCS / "examples" / file)
 
 
 @pytest.mark.parametrize(
-    ("file", "model"), [("aggregator.yaml", AggregatorConfig), ("agent.yaml", AgentConfig)]
+    ("file", "model"),
+    [
+        ("aggregator.yaml", AggregatorConfig),
+        ("agent.yaml", AgentConfig),
+        ("operator.yaml", OperatorConfig),
+    ],
 )
 def test_an_example_with_one_more_key_is_not(
     file: str, model: type[BaseModel], tmp_path: Path

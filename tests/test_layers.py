@@ -28,9 +28,11 @@ BELOW = {
 
 # Library → the files (or, with a slash at the end, the folders) that alone may import it.
 DOORS = {
+    "cryptography": ("transport/trust.py", "tools/"),
     "msgpack": ("transport/frame.py",),
     "paho": ("transport/connection.py",),
     "peft": ("agent/adapter.py",),
+    "prometheus_client": ("aggregator/metrics_server.py",),
     "torch": ("agent/", "tools/"),
     "transformers": ("agent/", "tools/"),
 }

@@ -14,7 +14,10 @@ import typer
 from pydantic import BaseModel
 
 from tools.bench.command import bench
+from tools.doctor.command import doctor
+from tools.init.command import init
 from tools.netem.command import netem
+from tools.operate.command import command
 from tools.settings import SettingsError, load
 from tools.simulate.command import simulate
 from transport.exit_codes import ExitCode
@@ -31,7 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench)
+app.add_typer(init)
 app.add_typer(netem)
+app.command()(command)
+app.command()(doctor)
 app.add_typer(simulate)
 
 # What the aggregator does without.
@@ -98,9 +104,13 @@ def agent(config: ConfigFile, overrides: Overrides = None) -> None:
 def trainer(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the trainer of one device as a service of its own (`trainer: service` in the file)."""
     from agent.config import AgentConfig
-    from agent.trainer import serve
+    from agent.trainer import refuse_everyone, serve
 
-    settings = _settings(AgentConfig, config, overrides)
+    try:
+        settings = load(AgentConfig, config, overrides=overrides or (), environ=os.environ)
+    except SettingsError as error:
+        refuse_everyone(str(error))
+        fail(ExitCode.CONFIG, str(error))
     _start_log(settings.log_level)
     raise typer.Exit(serve(settings, stdin_is_leash=False))
 

@@ -17,6 +17,7 @@ class DeviceView:
     progress: control.Progress | None = None
     telemetry: control.Telemetry | None = None
     profile: control.DeviceProfile | None = None
+    energy: control.EnergyReport | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +56,12 @@ class FleetView:
         """What dense fp32 updates of the same participants would have taken."""
         return sum(summary.bytes_up_fp32 for summary in self.summaries.values())
 
+    @property
+    def energy_j(self) -> float | None:
+        """What devices have told that all closed rounds took; None where none has."""
+        told = [one.energy_j for one in self.summaries.values() if one.energy_j is not None]
+        return sum(told) if told else None
+
     def _fold(self, address: topics.Address, payload: bytes) -> None:
         match address:
             case topics.CoordStatus():
@@ -90,5 +97,7 @@ class FleetView:
                 device.progress = control.decode(control.Progress, payload)
             case "telemetry":
                 device.telemetry = control.decode(control.Telemetry, payload)
+            case "energy":
+                device.energy = control.decode(control.EnergyReport, payload) if payload else None
             case _:
                 device.profile = control.decode(control.DeviceProfile, payload)

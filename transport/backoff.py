@@ -57,6 +57,7 @@ def retrying(
     rng: random.Random,
     stopping: threading.Event | None = None,
     failures: Callable[[], int] | None = None,
+    sleep: Callable[[float], None] | None = None,
 ) -> tenacity.Retrying:
     """Return a caller that runs a function again while it raises `retry_on`.
 
@@ -70,11 +71,14 @@ def retrying(
         stopping: Ends waits and tries when set.
         failures: How many tries failed in a row; None counts all tries of this caller. A link
             passes its own count, since a connection that lasted makes the next failure the first.
+        sleep: Waits so many seconds, or until `stopping` is set; None does that and nothing else.
     """
 
     def wait(state: tenacity.RetryCallState) -> float:
         return backoff.delay_s(failures() if failures else state.attempt_number, rng)
 
+    if sleep is None:
+        sleep = tenacity.sleep_using_event(stopping) if stopping else tenacity.nap.sleep
     stops: list[Any] = []
     if backoff.attempts is not None:
         stops.append(tenacity.stop_after_attempt(backoff.attempts))
@@ -84,6 +88,6 @@ def retrying(
         wait=wait,
         stop=tenacity.stop_any(*stops) if stops else tenacity.stop_never,
         retry=tenacity.retry_if_exception_type(retry_on),
-        sleep=tenacity.sleep_using_event(stopping) if stopping else tenacity.nap.sleep,
+        sleep=sleep,
         reraise=True,
     )

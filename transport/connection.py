@@ -43,8 +43,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from transport import limits, sockets
 from transport.broker import BrokerConfig
+from transport.crash_points import reach
 from transport.errors import LinkLost, LoginRefused, Loss, PublishingRefused, SessionTakenOver
 from transport.link_events import Delivery, Publication
+from transport.pulse import Pulse
 from transport.silence import Verdict
 from transport.watch import Watch
 
@@ -62,6 +64,9 @@ _TURN_S: Final = 0.5
 # 7 s, so that a link that comes back is found within seconds, and 8 s is more than a slow link's
 # full queues hold.
 _CONNECT_S: Final = 8.0
+# [s] What connecting may take before it is taken for a hang: a name server that does not answer
+# (30 s), and one address that does not; each further address is another 8 s.
+_CONNECTING_S: Final = 45.0
 # [s] How long a wanted DISCONNECT may wait behind what is queued before it.
 _GOODBYE_S: Final = 2.0
 # [publications] Unacknowledged at once. HiveMQ announces 10, the least of the common brokers, and
@@ -71,6 +76,7 @@ _MAX_INFLIGHT: Final = 10
 # Whether a broker that knows the subscription already sends the retained messages once more.
 _ANEW: Final = SubscribeOptions(qos=1)
 _RESUMED: Final = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+_UNQUEUED: Final = SubscribeOptions(qos=0)
 
 _BAD_PROTOCOL: Final = 132
 _BAD_LOGIN: Final = frozenset({133, 134, 135, 138})  # client id, password, authorisation, banned
@@ -127,8 +133,9 @@ class _State(Enum):
 class Connection:
     """One connection; `hold` belongs to the link's thread, the other methods to any."""
 
-    def __init__(self, login: Login, *, generation: int) -> None:
+    def __init__(self, login: Login, *, generation: int, pulse: Pulse | None = None) -> None:
         self.generation = generation
+        self._pulse = pulse or Pulse()
         self.began_at = time.monotonic()
         self.max_packet_bytes: int | None = None
         self.session_present = False
@@ -172,10 +179,13 @@ class Connection:
             LoginRefused: The broker refused this identity.
             SessionTakenOver: Another process connected with this client id.
         """
+        self._pulse.beat(time.monotonic(), within_s=_CONNECTING_S)
         self._connect()
         deadline = time.monotonic() + _HANDSHAKE_S
         is_up = False
         while True:
+            self._pulse.beat(time.monotonic())
+            reach("link-turn")
             held = len(self._held)
             code = self._turn()
             if len(self._held) > held:
@@ -219,12 +229,18 @@ class Connection:
         return info
 
     def subscribe(self, filters: Collection[str], *, resumed: Collection[str] = ()) -> int | None:
-        """Subscribe with QoS 1; return the packet identifier, None where nothing was sent."""
+        """Subscribe with QoS 1; return the packet identifier, None where nothing was sent.
+
+        What the broker says of itself, under `$SYS/`, comes with QoS 0: in the queue of a service
+        that is away it would take the place of messages.
+        """
         if self._login.broker.mqtt_version == "5":
             options = {name: _RESUMED if name in resumed else _ANEW for name in filters}
+            options |= {name: _UNQUEUED for name in filters if name.startswith("$SYS/")}
             _, mid = self._client.subscribe(list(options.items()))
         else:
-            _, mid = self._client.subscribe([(name, 1) for name in filters])
+            levels = [(name, 0 if name.startswith("$SYS/") else 1) for name in filters]
+            _, mid = self._client.subscribe(levels)
         if mid is not None:
             self._asked[mid] = tuple(filters)
         return mid
@@ -299,6 +315,7 @@ class Connection:
                 properties.ReceiveMaximum = self._login.receive_maximum
             options = {"clean_start": False, "properties": properties}
         try:
+            reach("link-connect")
             self._client.connect(host, port, keepalive=broker.keepalive_s, **options)
         except ssl.SSLCertVerificationError as error:
             raise LinkLost(f"its certificate is not trusted: {error.verify_message}") from error
@@ -399,6 +416,7 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = "�"  # no topic of ours; whoever parses it counts it and acknowledges
+        reach("link-callback")
         self._watch.note(len(message.payload), now=time.monotonic())
         self._held.append(
             Delivery(

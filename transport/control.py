@@ -45,6 +45,24 @@ class ServiceState(str, Enum):
     LOST = "lost"
 
 
+class OperatorAction(str, Enum):
+    """What an operator may ask of a device."""
+
+    PING = "ping"  # answer
+    PAUSE = "pause"  # take no new task until resumed, also after a restart
+    DRAIN = "drain"  # the same, to be switched off once nothing waits
+    RESUME = "resume"  # take tasks again
+    EVALUATE = "evaluate"  # evaluate the newest adapter version now; the result is an EvalResponse
+
+
+class Outcome(str, Enum):
+    """What became of an operator's command."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
 class RoundPhase(str, Enum):
     """How far a round is."""
 
@@ -186,6 +204,10 @@ class RoundSummary:
         stale: Updates of earlier rounds among the participants.
         dropped: Late updates that the run's policy threw away.
         clipped: Updates whose norm was cut to the bound.
+        energy_j: What the devices that were asked say the round has taken, up to their last word
+            before the commit; None where none of them measures it.
+        energy_above_idle_j: The same beyond idling; None unless all of them know what idling takes.
+        energy_devices: How many devices said so.
     """
 
     run: str
@@ -209,6 +231,9 @@ class RoundSummary:
     stale: int = 0
     dropped: int = 0
     clipped: int = 0
+    energy_j: float | None = None
+    energy_above_idle_j: float | None = None
+    energy_devices: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -268,7 +293,19 @@ class DeviceStatus:
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class DeviceProfile:
-    """What a device is (retained)."""
+    """What a device is (retained).
+
+    Attributes:
+        jetpack: JetPack's major version, "" elsewhere than on a Jetson.
+        l4t: Jetson Linux's version, such as 36.4.3, "" elsewhere.
+        power_mode: The Jetson's at the agent's start, "" elsewhere; telemetry has the present one.
+        base_precision: In which numbers its base model is held, such as bfloat16, int8 or nf4.
+        base_precision_reason: Why in these.
+        base_mb: What the base model takes, in MiB.
+        micro_batch: The most examples that are known to fit into its memory at once; 0 where no
+            training has ever run out of it.
+        out_of_memory: How often its memory ran out in a task.
+    """
 
     board: str
     agent_version: str
@@ -279,11 +316,29 @@ class DeviceProfile:
     examples: int
     heldout_examples: int
     base_digest: str
+    jetpack: str = ""
+    l4t: str = ""
+    power_mode: str = ""
+    base_precision: str = ""
+    base_precision_reason: str = ""
+    base_mb: int = 0
+    micro_batch: int = 0
+    out_of_memory: int = 0
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
 class Telemetry:
-    """How a device feels; what it cannot measure is None."""
+    """How a device feels; what it cannot measure is None.
+
+    Attributes:
+        temp_c: Of the hottest place that has a sensor.
+        power_w: What the board takes, or what of it is measured: see `power_source`.
+        power_source: "ina" (the board's monitors), "tegrastats" (the same), "rapl" (a PC's
+            processors and memory alone) or "".
+        rails_w: Rail → watts; some rails are parts of others.
+        energy_j: What the board has taken since the agent's start.
+        on_mains: Whether power comes from outside; None on boards that cannot know.
+    """
 
     ts: float
     ram_used_mb: int | None = None
@@ -291,6 +346,45 @@ class Telemetry:
     temp_c: float | None = None
     disk_free_mb: int | None = None
     goodput_bps: float | None = None
+    swap_used_mb: int | None = None
+    gpu_pct: float | None = None
+    gpu_temp_c: float | None = None
+    cpu_temp_c: float | None = None
+    soc_temp_c: float | None = None
+    power_w: float | None = None
+    power_source: str = ""
+    rails_w: dict[str, float] = Field(default_factory=dict)
+    energy_j: float | None = None
+    power_mode: str | None = None
+    on_mains: bool | None = None
+    battery_pct: float | None = None
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class EnergyReport:
+    """What a round has taken of a device's power so far (retained).
+
+    Attributes:
+        round_id: The newest round that it worked for; what goes on behind that is counted there.
+        energy_j: The board's energy while it fetched, trained and uploaded, since its agent began.
+        energy_above_idle_j: The same beyond what idling takes; None before that is known.
+        idle_w: What idling takes: the 10th percentile of the newest samples while nothing was on.
+        covered_s: The time in which it was measured.
+        uncovered_s: The time in which it was not, and for which no energy is counted.
+        source: What measured it, as in Telemetry.
+    """
+
+    run: Annotated[str, Field(max_length=64)]
+    round_id: int
+    energy_j: float
+    energy_above_idle_j: float | None
+    idle_w: float | None
+    fetching_j: float
+    training_j: float
+    uploading_j: float
+    covered_s: float
+    uncovered_s: float
+    source: Annotated[str, Field(max_length=16)] = ""
 
 
 @checked_dataclass(frozen=True, slots=True, config=_STRICT)
@@ -298,6 +392,8 @@ class Progress:
     """How far a device is with its task.
 
     Attributes:
+        micro_batch: Examples that go through its model at once; 0 while it does not train.
+        out_of_memory: How often memory has run out in this training.
         stalled_s: Seconds since anything of its updates was accepted, once that is too long; the
             status says why. 0 while they move.
     """
@@ -307,6 +403,8 @@ class Progress:
     steps: int = 0
     loss: float | None = None
     eta_s: float | None = None
+    micro_batch: int = 0
+    out_of_memory: int = 0
     segments: int = 0
     segments_sent: int = 0
     segments_accepted: int = 0
@@ -384,6 +482,44 @@ class EvalResponse:
     correct: int
     reason: str = ""
     epoch: int = -1
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class OperatorCommand:
+    """An operator asks something of a device (`cmd/<action>/<id>`); see `OperatorAction`.
+
+    Attributes:
+        session: The device's session, from its answer to a ping: a command that was queued for an
+            earlier one is expired.
+        until_s: Expired when the device's own clock shows more, which a ping tells as `clock_s`: so
+            no wall clock is trusted, and no queue makes an old command new. A ping needs neither.
+        words: Why, for people; told in the device's status while it is paused.
+    """
+
+    session: str = ""
+    until_s: float = 0.0
+    words: Annotated[str, Field(max_length=200)] = ""
+
+
+@checked_dataclass(frozen=True, slots=True, config=_STRICT)
+class OperatorResponse:
+    """A device's answer to an operator (`rsp/<action>/<id>`); the same id gets the same again.
+
+    Attributes:
+        reason: Why it was refused or is expired, or what still keeps a device that was resumed.
+        clock_s: The device's own clock, which counts on while it sleeps and says nothing of dates.
+        state: What it was doing when it answered, as its status tells.
+        waiting: Updates without a receipt and tasks without an update: 0 where it is dry.
+        version: The newest adapter version that it knows of, -1 for none.
+    """
+
+    outcome: Outcome
+    session: str
+    clock_s: float
+    state: DeviceState
+    waiting: int
+    version: int
+    reason: str = ""
 
 
 C = TypeVar("C")

@@ -1,8 +1,9 @@
-"""The moments at which tests kill a service or fail its disk: a hook that is inert otherwise.
+"""The moments at which tests kill a service, hang it or fail its disk: a hook, inert otherwise.
 
     FEDFSTQ_CRASH_AT=<point>[:<n>]      SIGKILL this process when it reaches the point for the n-th
                                         time (the first by default)
     FEDFSTQ_FAIL_AT=<point>[:<errno>]   raise OSError there (EIO by default): points of files only
+    FEDFSTQ_HANG_AT=<point>[:<n>]       let the thread that reaches it sleep for ever, likewise
     FEDFSTQ_FAULT_ONCE=<file>           do so only while this file does not exist, and make it
 
 The variables are read once, at import. A child inherits them: with `FEDFSTQ_FAULT_ONCE`, one fault
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,8 @@ CrashPoint = (
         "aggregator-announced",  # all of it was published
     ]
 )
+# Where the link's thread may hang: in its loop, in a callback of paho's, or in a socket's call.
+LinkPoint = Literal["link-turn", "link-callback", "link-connect"]
 
 
 def _points(kind: object) -> frozenset[str]:
@@ -66,6 +70,7 @@ def _points(kind: object) -> frozenset[str]:
 
 FILE_POINTS: Final = _points(FilePoint)
 CRASH_POINTS: Final = _points(CrashPoint)
+HANG_POINTS: Final = CRASH_POINTS | _points(LinkPoint)
 
 
 @dataclass(slots=True)
@@ -75,22 +80,26 @@ class Fault:
     Attributes:
         reaches: At which reach of the point it happens; counts down.
         error: The errno to fail with; None kills.
+        hangs: It hangs the thread instead.
         once: The file that tells that it has happened; None lets it happen in every process.
     """
 
     point: str
     reaches: int = 1
     error: int | None = None
+    hangs: bool = False
     once: Path | None = None
 
     def reached(self) -> None:
-        """Count, and kill or fail when it is due."""
+        """Count, and kill, hang or fail when it is due."""
         self.reaches -= 1
         if self.reaches > 0 or (self.error is None and self.reaches < 0):
             return
         if self.once is not None and not _first(self.once):
             return
-        if self.error is None:
+        if self.hangs:
+            threading.Event().wait()
+        elif self.error is None:
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             raise OSError(self.error, os.strerror(self.error), self.point)
@@ -104,12 +113,14 @@ def fault_from(environ: Mapping[str, str]) -> Fault | None:
     """
     mark = environ.get("FEDFSTQ_FAULT_ONCE")
     once = Path(mark) if mark else None
-    if text := environ.get("FEDFSTQ_CRASH_AT"):
-        point, _, count = text.partition(":")
-        _check(point, CRASH_POINTS, variable="FEDFSTQ_CRASH_AT")
-        if count and not (count.isdecimal() and int(count)):
-            raise ValueError(f"FEDFSTQ_CRASH_AT={text}: {count!r} is no count from 1")
-        return Fault(point, int(count or 1), once=once)
+    for variable, known in (("FEDFSTQ_CRASH_AT", CRASH_POINTS), ("FEDFSTQ_HANG_AT", HANG_POINTS)):
+        if text := environ.get(variable):
+            point, _, count = text.partition(":")
+            _check(point, known, variable=variable)
+            if count and not (count.isdecimal() and int(count)):
+                raise ValueError(f"{variable}={text}: {count!r} is no count from 1")
+            hangs = variable == "FEDFSTQ_HANG_AT"
+            return Fault(point, int(count or 1), hangs=hangs, once=once)
     if text := environ.get("FEDFSTQ_FAIL_AT"):
         point, _, name = text.partition(":")
         _check(point, FILE_POINTS, variable="FEDFSTQ_FAIL_AT")
@@ -120,7 +131,7 @@ def fault_from(environ: Mapping[str, str]) -> Fault | None:
     return None
 
 
-def reach(point: CrashPoint) -> None:
+def reach(point: CrashPoint | LinkPoint) -> None:
     """Tell that the process is at this point; nothing happens unless a test asked for it."""
     if _fault is not None and _fault.point == point:
         _fault.reached()

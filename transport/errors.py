@@ -42,6 +42,12 @@ class UnsupportedMessage(MessageError):
     reason = "version"
 
 
+class BadSignature(MessageError):
+    """The message is not signed by whom its topic names, or cannot be shown to be."""
+
+    reason = "signature"
+
+
 class LinkError(Exception):
     """The world is in the way: the broker, its network, or the login it asks for."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 import msgpack
 import zstandard
 
-from transport import checks, limits
+from transport import checks, envelope, limits
 from transport.errors import MalformedMessage, MessageError, OversizedMessage, UnsupportedMessage
 from transport.messages import (
     PROTOCOL,
@@ -103,9 +103,16 @@ def uid(manifest: Manifest) -> str:
 def describe(payload: bytes) -> dict[str, object]:
     """Return what any frame says, for people: digests as hex, segments as count and bytes.
 
+    Of a signed one also how long the certificate beside it is; whether the signature is right is
+    not looked at.
+
     Raises:
         MessageError: The payload is no frame of this protocol.
     """
+    sealed = envelope.split_frame(payload)
+    if sealed is not None:
+        signed = {"signed": True, "certificate_bytes": len(sealed.certificate)}
+        return {**describe(sealed.content), **signed, "frame_bytes": len(payload)}
     if len(payload) < _HEADER_BYTES:
         raise MalformedMessage(f"a frame of {len(payload)} bytes has no header")
     number = payload[1] & ~_COMPRESSED

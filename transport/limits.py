@@ -35,6 +35,10 @@ MAX_NAME_BYTES: Final = codec_limits.MAX_NAME_BYTES
 MAX_DIMENSIONS: Final = codec_limits.MAX_DIMENSIONS
 MAX_DIMENSION: Final = codec_limits.MAX_COORDINATES
 
+# [bytes] A signer's certificate as DER: eight times an Ed25519 one of this system, and enough for
+# the extensions of a company's own authority.
+MAX_CERTIFICATE_BYTES: Final = 4 << 10
+
 # Counts (rounds, versions, epochs, steps, examples, tokens) have nine digits, as in topics.
 MAX_COUNT: Final = 999_999_999
 

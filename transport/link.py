@@ -35,6 +35,7 @@ from transport.link_events import (
     LinkUp,
     Publication,
 )
+from transport.pulse import Pulse
 from transport.reconnect import Reconnect
 from transport.wire import publish_size
 
@@ -65,6 +66,8 @@ _MAX_QUEUED: Final = 4_096
 # MQTT 5 brokers should say so (DISCONNECT 142); mosquitto before 2.0.12 does not.
 _CUTS: Final = 10
 _CUT_SHORT_S: Final = 60.0
+# [s] The thread shows itself so often while it waits for the next connection.
+_REST_S: Final = 5.0
 
 
 class Link:
@@ -140,6 +143,7 @@ class Link:
         self._refusal: LinkError | None = None
         self._last_failure = "no answer"
         self._stopping = threading.Event()
+        self._pulse = Pulse()
         self._thread = threading.Thread(target=self._run, name=f"link-{client_id}", daemon=True)
 
     @property
@@ -151,6 +155,10 @@ class Link:
     def alive(self) -> bool:
         """Whether the link's thread lives; False after `close`, a refusal, or a bug."""
         return self._thread.is_alive()
+
+    def is_turning(self, now: float) -> bool:
+        """Say whether the link's thread lives and comes around, connected or not."""
+        return self._thread.is_alive() and not self._pulse.is_late(now)
 
     @property
     def cuts(self) -> int:
@@ -309,6 +317,7 @@ class Link:
                 rng=self._rng,
                 stopping=self._stopping,
                 failures=lambda: self._failures,
+                sleep=self._rest,
             )(self._converse)
         except LinkLost:
             pass  # the last one before close()
@@ -327,7 +336,7 @@ class Link:
         with self._changed:
             filters = tuple(self._filters)
             resumed = frozenset(self._asked - self._always)
-        connection = Connection(self._login, generation=self._generation)
+        connection = Connection(self._login, generation=self._generation, pulse=self._pulse)
         try:
             connection.hold(
                 filters,
@@ -349,6 +358,14 @@ class Link:
             raise
         finally:
             connection.release()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait for the next connection's time, or for `close`."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            self._pulse.beat(now)
+            if self._stopping.wait(min(_REST_S, until - now)):
+                return
 
     def _deliver(self, delivery: Delivery) -> None:
         self.bytes_received += self._size(delivery)

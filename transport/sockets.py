@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from transport.broker import BrokerConfig, TlsConfig
+from transport.credentials import credential
 from transport.errors import BadLinkConfig
 from transport.silence import TcpView
 
@@ -134,10 +135,11 @@ def tls_context(tls: TlsConfig) -> ssl.SSLContext:
         raise BadLinkConfig(
             f"broker.tls.key_file {tls.key_file} has no certificate: set broker.tls.cert_file"
         )
+    key_file = credential(tls.key_file) if tls.key_file else None
     for field, path in (
         ("ca_file", tls.ca_file),
         ("cert_file", tls.cert_file),
-        ("key_file", tls.key_file),
+        ("key_file", key_file),
     ):
         if path is not None:
             _read(path, f"broker.tls.{field}")
@@ -151,10 +153,10 @@ def tls_context(tls: TlsConfig) -> ssl.SSLContext:
     if tls.cert_file is not None:
         try:
             # A password would be asked for on the terminal, which a service does not have.
-            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+            context.load_cert_chain(tls.cert_file, key_file, password="")
         except ssl.SSLError as error:
             raise BadLinkConfig(
-                f"broker.tls.cert_file {tls.cert_file} and key_file {tls.key_file or 'in it'} are "
+                f"broker.tls.cert_file {tls.cert_file} and key_file {key_file or 'in it'} are "
                 f"no matching pair of PEM certificate and unencrypted key ({error})"
             ) from error
     return context

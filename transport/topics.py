@@ -118,7 +118,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTopic:
-    """One of a device's own topics: `status`, `info`, `telemetry` or `progress`."""
+    """One of a device's own topics, such as `status`: see `DEVICE_LEAVES`."""
 
     client_id: str
     leaf: str
@@ -160,7 +160,7 @@ Address = (
     | Response
 )
 
-DEVICE_LEAVES = frozenset({"status", "info", "telemetry", "progress"})
+DEVICE_LEAVES = frozenset({"status", "info", "telemetry", "progress", "energy"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +238,7 @@ class Topics:
             f"{self.monitoring}/model",
             f"{self.monitoring}/d/+/status",
             f"{self.monitoring}/d/+/progress",
+            f"{self.monitoring}/d/+/energy",
             f"{self.monitoring}/d/+/rsp/+/+",
             f"{self.bulk}/up/+/+/m",
             f"{self.bulk}/up/+/+/s/+",

@@ -28,6 +28,7 @@ from transport.broker import BrokerConfig
 from transport.control import (
     DeviceProfile,
     DeviceStatus,
+    EnergyReport,
     EvalCommand,
     EvalResponse,
     ModelStatus,
@@ -266,6 +267,7 @@ class Aggregator:
     profiles: list[DeviceProfile] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     telemetry: list[Telemetry] = field(default_factory=list)
+    energy: list[tuple[EnergyReport, int]] = field(default_factory=list)  # updates before each
     trains: list[TrainResponse] = field(default_factory=list)
     evals: list[EvalResponse] = field(default_factory=list)
     manifests: dict[str, Manifest] = field(default_factory=dict)
@@ -348,6 +350,8 @@ class Aggregator:
                 self.progress.append(control.decode(Progress, payload))
             case DeviceTopic(_, "telemetry"):
                 self.telemetry.append(control.decode(Telemetry, payload))
+            case DeviceTopic(_, "energy"):
+                self.energy.append((control.decode(EnergyReport, payload), len(self.announced)))
             case Response(_, "train", _):
                 self.trains.append(control.decode(TrainResponse, payload))
             case Response(_, "eval", _):
@@ -394,6 +398,7 @@ class AgentProcess:
     broker: BrokerConfig
     folder: Path
     silence_s: float = 1800.0
+    root: Path = Path("/")
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -408,7 +413,8 @@ class AgentProcess:
             "from agent import runtime; from agent.job import JobPolicy;"
             f"runtime.JobPolicy = lambda: JobPolicy(silence_s={self.silence_s});"
             "sys.exit(runtime.run(AgentConfig.model_validate_json(sys.argv[1]),"
-            " trainer_command=[sys.executable, sys.argv[2]]))"
+            " trainer_command=[sys.executable, sys.argv[2]],"
+            f" root=Path({str(self.root)!r})))"
         )
         config = {
             "federation": "fed",
@@ -455,3 +461,25 @@ def agent_process(mosquitto: BrokerConfig, tmp_path: Path) -> Iterator[AgentProc
     if process.process is not None:
         process.kill()
     sys.stderr.write(process.log() if (tmp_path / "agent.log").exists() else "")
+
+
+@pytest.fixture
+def make_board(tmp_path: Path) -> Callable[[str], Path]:
+    """Lay out a board's files as `boards/<name>.json` has them; null is a file that cannot be read.
+
+    A folder in a file's place stands for that: reading it fails for root as well.
+    """
+
+    def make(name: str) -> Path:
+        root = tmp_path / name
+        tree = json.loads((Path(__file__).parent / "boards" / f"{name}.json").read_text())
+        for place, content in tree.items():
+            file = root / place
+            if content is None:
+                file.mkdir(parents=True)
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(content)
+        return root
+
+    return make

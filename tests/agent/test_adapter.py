@@ -212,6 +212,8 @@ def test_adapter_file_must_have_the_layouts_length_and_finite_values(tmp_path: P
 def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("initial") / "0"
     make_initial_adapter(str(BASE), out, rank=4, alpha=8, target_modules="all-linear", seed=7)
+    modes = {path.stat().st_mode for path in out.iterdir()}
+    assert len(modes) == 1, "a file that its owner alone may read"
     return out
 
 

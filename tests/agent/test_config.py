@@ -20,6 +20,7 @@ def test_the_least_configuration_has_sound_defaults() -> None:
     config = AgentConfig.model_validate(LEAST)
     assert config.model is None
     assert config.trainer == "child"
+    assert config.trainer_idle_s == 600.0
     assert config.broker.address == ("localhost", 1883)
     assert config.uplink.max_bytes is None
     assert config.reconnect_spread_s == 85.0, "what transport.reconnect simulates"
@@ -42,6 +43,7 @@ def test_a_configuration_survives_the_way_to_the_trainer() -> None:
         {"devices": "cpu"},
         {"device": "tpu"},
         {"threads": 0},
+        {"trainer_idle_s": 0},
         {"telemetry_interval_s": 0},
         {"uplink": {"share_of_time": 1.5}},
         {"uplink": {"most_bytes": 4096}},

@@ -6,13 +6,23 @@ from typing import Any
 
 import pytest
 
+from agent.commands import Commands
 from agent.deliveries import Deliveries
 from agent.job import JobPolicy
-from agent.outputs import BeginRun, Remembered, SettleUpdate, Unsubscribe
+from agent.outputs import AnswerOperator, BeginRun, Remembered, SettleUpdate, Unsubscribe
+from agent.pauses import Pauses
 from agent.session import Session
 from agent.tasks import TrainerHello
 from transport import control, frame
-from transport.control import DeviceState, EvalCommand, ModelStatus, TrainCommand
+from transport.control import (
+    DeviceState,
+    EvalCommand,
+    ModelStatus,
+    OperatorAction,
+    OperatorCommand,
+    Outcome,
+    TrainCommand,
+)
 from transport.link import Delivery
 from transport.messages import Have, Receipt, ReceiptState, Segment, Want
 from transport.topics import (
@@ -37,16 +47,24 @@ class Reader:
     def __init__(self, small: Any) -> None:
         self.small = small
         self.upload = small.upload(1)
+        pauses = Pauses()
         self.session = Session(
             "dev-1",
             remembered=Remembered(run=small.RUN, uploads=(self.upload,)),
             jobs=JobPolicy(),
             transfer=TransferPolicy(),
             rng=random.Random(1),
+            pauses=pauses,
         )
         self.session.connected(0.0)
         self.session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex()), now=0.0)
-        self.deliveries = Deliveries(TOPICS, client_id="dev-1", session=self.session)
+        self.deliveries = Deliveries(
+            TOPICS,
+            client_id="dev-1",
+            session=self.session,
+            commands=Commands(self.session, pauses=pauses, boot="b07d"),
+            clock=lambda: 500.0,
+        )
 
     def take(self, address: Address | str, payload: bytes) -> list[Any]:
         topic = address if isinstance(address, str) else TOPICS.topic(address)
@@ -153,3 +171,19 @@ def test_rounds_and_versions_that_cannot_be_are_refused(
     reader.take(Command("dev-1", "train", str(round_id)), control.encode(train))
     assert reader.deliveries.refused == {"malformed": 1}
     assert reader.session.state is not DeviceState.FETCHING
+
+
+@pytest.mark.parametrize("action", OperatorAction)
+def test_operators_commands_come_in_by_their_name(reader: Reader, action: OperatorAction) -> None:
+    reader.announce()
+    reader.take(Model(), control.encode(ModelStatus(reader.small.RUN, 1, "", 900, 3)))
+    command = OperatorCommand("b07d", 530.0, "new fan")
+    outputs = reader.take(Command("dev-1", action.value, "7f"), control.encode(command))
+    (answer,) = [output for output in outputs if isinstance(output, AnswerOperator)]
+    assert (answer.action, answer.command_id) == (action, "7f")
+    assert (answer.response.outcome, answer.response.clock_s) == (Outcome.OK, 500.0)
+
+
+def test_a_command_that_is_none_is_refused(reader: Reader) -> None:
+    assert reader.take(Command("dev-1", "pause", "7f"), b'{"session": 5}') == []
+    assert reader.deliveries.refused == {"malformed": 1}

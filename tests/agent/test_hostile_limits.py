@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import zstandard
 
+from agent.commands import Commands
 from agent.deliveries import Deliveries
 from agent.job import JobPolicy
 from agent.outputs import Remembered
+from agent.pauses import Pauses
 from agent.session import Session
 from agent.tasks import TrainerHello
 from transport import control, frame, limits
@@ -111,17 +113,25 @@ class Agent:
     """What an agent does with deliveries, in the middle of fetching version 1."""
 
     def __init__(self, small: Any) -> None:
+        pauses = Pauses()
         session = Session(
             "dev-1",
             remembered=Remembered(run=small.RUN, uploads=(small.upload(1),)),
             jobs=JobPolicy(),
             transfer=TransferPolicy(),
             rng=random.Random(1),
+            pauses=pauses,
         )
         session.connected(0.0)
         session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex()), now=0.0)
         self.session = session
-        self.deliveries = Deliveries(TOPICS, client_id="dev-1", session=session)
+        self.deliveries = Deliveries(
+            TOPICS,
+            client_id="dev-1",
+            session=session,
+            commands=Commands(session, pauses=pauses, boot="b07d"),
+            clock=lambda: 500.0,
+        )
         self.take(RUN, control.encode(small.announcement()))
         train = TrainCommand(small.RUN, 1, 2, 1, 600.0, 7, None)
         self.take(TOPICS.topic(Command("dev-1", "train", "2")), control.encode(train))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from agent.base import BaseError, base_digest
 from agent.config import AgentConfig
 from agent.data import DataError
-from agent.model import load
+from agent.model import _memory, load
+from agent.quantized import Library, Verdict
 
 pytestmark = pytest.mark.torch
 BASE = Path(__file__).parents[2] / "tools" / "base"
@@ -131,6 +133,82 @@ def test_tokenizer_of_another_model_is_told(
     )
     with pytest.raises(BaseError, match="do not belong together"):
         load(configured(tmp_path))
+
+
+def test_what_holds_the_base_model_and_why_is_told(tmp_path: Path) -> None:
+    loaded = load(configured(tmp_path, dtype="bfloat16"))
+    assert (loaded.library, loaded.precision) == (None, "bfloat16")
+    assert loaded.precision_reason.startswith("in full it takes 0 % of the memory")
+    weights = (BASE / "model.safetensors").stat().st_size
+    assert loaded.base_bytes == pytest.approx(weights, rel=0.01)
+    assert load(configured(tmp_path, base_precision="full")).precision_reason == "configured"
+
+
+def test_a_model_that_takes_too_much_is_loaded_in_few_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def load_quantized(folder: Path, library: Library, *, dtype: Any, device: str) -> Any:
+        asked.append((library, dtype, device))
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+    monkeypatch.setattr("agent.model.total_bytes", lambda: 15_000_000)
+    monkeypatch.setattr("agent.model.load_quantized", load_quantized)
+    monkeypatch.setattr(
+        "agent.model.probe",
+        lambda library, **_options: Verdict(library is Library.TORCHAO, f"{library.value}!"),
+    )
+    loaded = load(configured(tmp_path))
+    assert asked == [(Library.TORCHAO, torch.float32, "cpu")]
+    assert (loaded.library, loaded.precision) == (Library.TORCHAO, "int8")
+    reason = "in full it takes 68 % of the memory; bitsandbytes!; torchao!"
+    assert loaded.precision_reason == reason
+
+
+def test_a_library_asked_for_that_does_not_work_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "agent.model.probe", lambda *_args, **_options: Verdict(works=False, reason="it fails")
+    )
+    with pytest.raises(BaseError, match="it fails; set base_precision to auto or full"):
+        load(configured(tmp_path, base_precision="torchao"))
+
+
+def test_memory_is_looked_at_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would end the trainer without a word, and whoever starts it would do so again."""
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *_args, **_options: pytest.fail("loaded")
+    )
+    monkeypatch.setattr("agent.model.available_bytes", lambda: 5 << 20)
+    with pytest.raises(MemoryError, match="it needs 9 MiB and 5 MiB are available; stop other"):
+        load(configured(tmp_path))
+    monkeypatch.setattr("agent.model.total_bytes", lambda: 8 << 20)
+    with pytest.raises(BaseError, match=r"needs 9 MiB, all memory is 8 MiB; take a smaller base"):
+        load(configured(tmp_path, base_precision="full"))
+
+
+def test_what_the_kernel_does_not_tell_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("available_bytes", "total_bytes"):
+        monkeypatch.setattr(f"agent.model.{name}", lambda: None)
+    assert load(configured(tmp_path)).precision_reason == "how much memory it takes is not known"
+
+
+@pytest.mark.parametrize(("integrated", "expected"), [(1, (8, 4)), (0, (100, 40))])
+def test_a_gpu_of_its_own_has_its_own_memory_and_a_jetsons_the_machines(
+    monkeypatch: pytest.MonkeyPatch, integrated: int, expected: tuple[int, int]
+) -> None:
+    properties = SimpleNamespace(is_integrated=integrated)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40, 100))
+    monkeypatch.setattr("agent.model.total_bytes", lambda: 8)
+    monkeypatch.setattr("agent.model.available_bytes", lambda: 4)
+    assert _memory("cuda") == expected
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from agent.leftovers import add_leftovers
 from agent.outbox import SETTLED_KEPT, Outbox, UnusablePayload
 from agent.outputs import Upload
+from agent.pauses import OperatorHold
 from agent.payload import PayloadError, read_encoded, read_header, read_segment, write_payload
 from codec.layout import Layout
 from codec.update import decode
@@ -187,6 +188,17 @@ def test_what_is_known_of_the_link_outlives_restarts_and_runs(box: Box) -> None:
     assert (box.reopen().goodput_bps, box.outbox.train_s) == (180_000.5, 12.25)
     box.outbox.begin_run(box.small.OTHER_RUN)
     assert (box.reopen().goodput_bps, box.outbox.train_s) == (180_000.5, None)
+
+
+def test_what_an_operator_said_outlives_restarts_and_runs(box: Box) -> None:
+    assert box.outbox.hold is None
+    hold = OperatorHold(drains=True, words='new fan — "soon"')
+    box.outbox.remember_hold(hold)
+    assert box.reopen().hold == hold
+    box.outbox.begin_run(box.small.OTHER_RUN)
+    assert box.reopen().hold == hold
+    box.outbox.remember_hold(None)
+    assert box.reopen().hold is None
 
 
 def test_of_a_partial_update_the_rest_stays(box: Box) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from agent.adapter_store import AdapterStore
 from agent.config import AgentConfig
 from agent.job import JobPolicy, device_seed
+from agent.metering import Metering
 from agent.outbox import Outbox
 from agent.outputs import (
     PublishProgress,
@@ -28,10 +29,12 @@ from agent.outputs import (
 from agent.performer import PACKET_OVERHEAD_BYTES, Performer, _dense_bytes
 from agent.session import Session
 from agent.tasks import EvalTask, Task, TrainerHello, TrainResult, TrainTask
+from agent.telemetry import Sensors
 from transport import control, frame
 from transport.control import (
     DeviceState,
     DeviceStatus,
+    EnergyReport,
     EvalCommand,
     Progress,
     Telemetry,
@@ -86,6 +89,7 @@ class Device:
         self.tasks: list[Task] = []
         self.ends: list[bool] = []
         self.too_long = False
+        self.now = 0.0
         self.outbox = Outbox(folder, client_id="dev-1")
         self.restart()
 
@@ -123,7 +127,7 @@ class Device:
         self.tasks.append(task)
 
     def do(self, outputs: list[Any]) -> None:
-        self.performer.perform(outputs, now=0.0)
+        self.performer.perform(outputs, now=self.now)
 
     def command(self, round_id: int = 1) -> None:
         command = TrainCommand(self.small.RUN, 1, round_id, round_id - 1, 60.0, 7, None)
@@ -306,6 +310,52 @@ def test_telemetry_says_how_the_device_feels(device: Device) -> None:
     telemetry = control.decode(Telemetry, note.payload)
     assert telemetry.disk_free_mb is not None
     assert telemetry.goodput_bps is None
+
+
+def test_a_round_s_energy_is_told_before_its_update(
+    device: Device, make_board: Callable[[str], Path]
+) -> None:
+    board = make_board("orin_nano")
+    device.performer._metering = Metering(Sensors(root=board, disk=board))
+    device.now = 100.0
+    device.command()
+    device.fetch(0)
+    for second in range(101, 111):
+        assert device.performer.measure(float(second)) == second + 1
+    device.now = 110.0
+    task = device.tasks[-1]
+    assert isinstance(task, TrainTask)
+    device.small.leave_payload(
+        task.payload_file, np.ones(device.small.LAYOUT.size, dtype=np.float32)
+    )
+    device.do(device.session.trained(TrainResult(task.task_id, task.payload_file), now=110.0))
+    topics = [note.topic for note in device.link.published]
+    first = next(at for at, topic in enumerate(topics) if topic.endswith("/energy"))
+    assert first < next(at for at, topic in enumerate(topics) if topic.endswith("/m"))
+    note = device.link.published[first]
+    assert (note.qos, note.retain) == (1, True)
+    report = control.decode(EnergyReport, note.payload)
+    assert (report.run, report.round_id) == (device.small.RUN, 1)
+    assert report.covered_s == 10.0
+    assert report.energy_j == pytest.approx(48.15, abs=0.1)
+    device.performer.close()
+
+
+def test_energy_that_the_link_did_not_take_is_told_later(
+    device: Device, make_board: Callable[[str], Path]
+) -> None:
+    board = make_board("orin_nano")
+    device.performer._metering = Metering(Sensors(root=board, disk=board))
+    device.command()
+    device.fetch(0)
+    device.performer.measure(1.0)
+    device.link.error = LinkLost("gone")
+    device.performer.publish_telemetry()
+    device.link.error = None
+    device.performer.publish_telemetry()
+    device.performer.publish_telemetry()
+    told = [note for note in device.link.published if note.topic.endswith("/energy")]
+    assert [control.decode(EnergyReport, note.payload).covered_s for note in told] == [1.0]
 
 
 def test_an_effect_that_nobody_knows_is_our_own_fault(device: Device) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import time
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from agent.eligibility import Eligibility, EligibilityConfig, Reading
 from agent.job import JobPolicy
 from agent.outputs import (
     BeginRun,
@@ -32,6 +34,7 @@ from agent.outputs import (
     Unsubscribe,
     Upload,
 )
+from agent.pauses import OperatorHold, Pauses
 from agent.session import Session
 from agent.stalls import STALL_S
 from agent.states import TRANSITIONS, Event
@@ -41,6 +44,7 @@ from transport.control import (
     EvalCommand,
     EvalResponse,
     ModelStatus,
+    Progress,
     TrainCommand,
     TrainResponse,
 )
@@ -48,6 +52,7 @@ from transport.messages import Have, Receipt, ReceiptState, Want
 from transport.transfer import SendManifest, SendSegment, TransferPolicy
 
 Kind = TypeVar("Kind")
+PAUSED = DeviceState.PAUSED
 IDLE, FETCHING, TRAINING = DeviceState.IDLE, DeviceState.FETCHING, DeviceState.TRAINING
 UPLOADING, AWAITING = DeviceState.UPLOADING, DeviceState.AWAITING_RECEIPT
 DEADLINE_S = 60.0
@@ -60,12 +65,14 @@ class Device:
         self.small = small
         self.now = 1000.0
         self.outputs: list[Output] = []
+        self.pauses = Pauses(Eligibility(EligibilityConfig(max_temp_c=85, hold_s=60)))
         self.session = Session(
             "dev-1",
             remembered=Remembered(**({"run": small.RUN} | remembered)),
             jobs=JobPolicy(),
             transfer=TransferPolicy(),
             rng=random.Random(1),
+            pauses=self.pauses,
         )
         self.hello = TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex())
 
@@ -143,6 +150,17 @@ class Device:
         assert wakeup is not None, "nobody will wake the session"
         self.now = max(self.now, wakeup)
         return self.do(self.session.tick(self.now))
+
+    def feel(self, temp_c: float, *, times: int = 1) -> list[Output]:
+        """Read so many degrees, every ten seconds."""
+        outputs: list[Output] = []
+        for _ in range(times):
+            reading = Reading(time(12), temp_c=temp_c)
+            training = self.session.is_working
+            self.pauses.observe(reading, training=training, now=self.now)
+            outputs += self.do(self.session.tick(self.now))
+            self.now += 10.0
+        return outputs
 
     def train_round(self, round_id: int) -> Upload:
         """Train a round up to its commit."""
@@ -247,8 +265,11 @@ def test_a_round_from_command_to_receipt(device: Device, small: Any) -> None:
     assert task.command.round_id == 1
     assert task.adapter == small.adapter(0)
 
-    progress = TaskProgress(task.task_id, 1, 8, 2.5, 1.0)
-    assert kinds(device.session.task_progress(progress, now=device.now)) == ["PublishProgress"]
+    progress = TaskProgress(task.task_id, 1, 8, 2.5, 1.0, micro_batch=4, out_of_memory=1)
+    (published,) = device.session.task_progress(progress, now=device.now)
+    assert published == PublishProgress(
+        Progress(1, 1, 8, loss=2.5, eta_s=1.0, micro_batch=4, out_of_memory=1)
+    )
     result = TrainResult(task.task_id, Path("/p"))
     assert device.session.trained(result, now=device.now) == [
         CommitPayload(task.task_id, Path("/p"))
@@ -802,6 +823,38 @@ def test_a_trainer_without_a_task_may_be_silent(device: Device) -> None:
     assert device.session.next_wakeup() is None
 
 
+def test_a_trainer_that_cannot_work_declines_until_it_can(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    unable = device.session.trainer_unable("trainer-config", "no text at /srv", now=device.now)
+    device.do(unable)
+    assert device.state is IDLE
+    status = device.all(PublishStatus)[-1]
+    assert (status.reason, status.words) == ("no text at /srv", "idle: no text at /srv")
+    device.command(2)
+    device.evaluate(0)
+    reasons = [response.response.reason for response in device.all(Respond)[-3:]]
+    assert reasons == ["trainer-config"] * 3
+    device.do(device.session.trainer_ready(device.hello, now=device.now))
+    assert device.session.standing.reason == ""
+    device.command(3)
+    assert device.all(Respond)[-1].response.accepted
+
+
+def test_a_trainer_that_cannot_work_stops_no_upload(device: Device) -> None:
+    update = device.train_round(1)
+    device.do(device.session.trainer_unable("trainer-config", "no text", now=device.now))
+    assert kinds(device.have(update))[0] == "SendSegment"
+    device.receipt(update)
+
+
+def test_a_status_reads_as_people_say_it(device: Device) -> None:
+    assert device.session.standing.words == "idle"
+    device.command(1)
+    device.store(0)
+    assert device.session.standing.words == "training round 1"
+
+
 def test_a_lost_trainer_stops_no_upload(device: Device) -> None:
     update = device.train_round(1)
     assert device.session.trainer_gone(device.now) == []
@@ -1025,3 +1078,112 @@ def test_a_link_that_stays_down_is_told_to_nobody(device: Device) -> None:
     assert device.do(device.session.tick(device.now)) == []
     device.do(device.session.connected(device.now))
     assert device.all(PublishStatus) == [PublishStatus(UPLOADING, 1, "")]
+
+
+# -- pauses ----------------------------------------------------------------------------------------
+
+
+HOT = "temperature: 86 °C, resumes below 80 °C"
+
+
+def test_a_paused_device_says_so_and_declines(device: Device, small: Any) -> None:
+    assert device.feel(86.0) == [PublishStatus(PAUSED, 0, HOT)]
+    assert device.feel(84.0) == []
+    outputs = device.command(1)
+    assert outputs == [
+        RememberEpoch(1),
+        Respond(TrainResponse(small.RUN, 1, accepted=False, reason="paused")),
+    ]
+    device.evaluate(0)
+    (declined,) = device.all(Respond)[1:]
+    assert isinstance(declined.response, EvalResponse)
+    assert (declined.response.reason, declined.response.tokens) == ("paused", 0)
+    assert device.feel(70.0, times=7) == [PublishStatus(IDLE, 0, "")]
+    device.command(1)
+    assert device.state is FETCHING
+
+
+def test_a_paused_device_uploads_what_it_has(device: Device) -> None:
+    update = device.train_round(1)
+    assert device.feel(86.0) == [PublishStatus(PAUSED, 1, f"{HOT}; 1 update waits")]
+    assert [output for output in device.have(update) if isinstance(output, SendSegment)]
+    device.have(update, 0, 1, 2)
+    assert kinds(device.receipt(update)) == ["SettleUpdate", "PublishStatus"]
+    assert device.all(PublishStatus)[-1] == PublishStatus(PAUSED, 0, HOT)
+
+
+def test_a_device_that_starts_paused_offers_its_outbox(small: Any) -> None:
+    update = small.upload(1)
+    device = Device(small, uploads=(update,))
+    device.pauses.hold = OperatorHold(drains=True, words="moves")
+    device.ready()
+    assert SendManifest(update.uid) in device.outputs
+    assert device.all(PublishStatus) == [PublishStatus(PAUSED, 1, "drain: moves; 1 update waits")]
+    device.receipt(update)
+    assert device.all(PublishStatus)[-1] == PublishStatus(PAUSED, 0, "drained: moves")
+
+
+def test_a_training_is_finished_and_uploaded_in_a_pause(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    (told,) = device.feel(86.0)
+    assert told == PublishStatus(PAUSED, 1, f"{HOT}; round 1 is finished first")
+    assert device.state is TRAINING
+    device.evaluate(0)  # waits for the training, and is declined then
+    outputs = device.commit(device.small.upload(1))
+    assert "SendManifest" in kinds(outputs)
+    assert device.all(Respond)[-1].response.reason == "paused"
+    assert device.state is UPLOADING
+
+
+def test_a_next_round_is_declined_while_the_last_one_is_finished(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    device.feel(86.0)
+    device.command(2)
+    response = device.all(Respond)[-1].response
+    assert isinstance(response, TrainResponse)
+    assert (response.round_id, response.reason) == (2, "paused")
+    assert device.state is TRAINING
+
+
+@pytest.mark.parametrize("is_retry", [False, True])
+def test_a_task_that_has_not_begun_is_given_back(device: Device, *, is_retry: bool) -> None:
+    device.command(1)
+    if is_retry:
+        device.store(0)
+        device.fail(retryable=True)
+    outputs = device.feel(86.0)
+    assert "Respond" in kinds(outputs)
+    assert device.all(Respond)[-1].response.reason == "paused"
+    assert device.state is IDLE
+    assert device.session.waiting == 0
+    assert device.session.next_wakeup() is None
+
+
+def test_great_heat_ends_a_task_which_may_be_asked_for_again(device: Device) -> None:
+    device.command(1)
+    device.store(0)
+    (first,) = device.all(StartTraining)
+    assert kinds(device.feel(95.0)) == ["PublishStatus"]
+    assert kinds(device.feel(96.0)) == ["Respond", "EndTrainer", "PublishStatus"]
+    assert device.all(Respond)[-1].response.reason == "temperature"
+    device.do(device.session.trainer_gone(device.now))
+    # A result that was on its way is of no task any more.
+    result = TrainResult(first.task_id, Path("/p"))
+    assert device.session.trained(result, now=device.now) == []
+    device.do(device.session.trainer_ready(device.hello, now=device.now))
+    device.feel(70.0, times=7)
+    device.command(1)
+    assert device.all(StartTraining) == [first, first]
+
+
+def test_a_stall_is_named_in_a_pause_as_well(device: Device) -> None:
+    update = device.train_round(1)
+    device.have(update)
+    device.feel(86.0)
+    while "stalled" not in device.all(PublishStatus)[-1].reason:
+        device.sleep()
+    assert device.all(PublishStatus)[-1] == PublishStatus(
+        PAUSED, 1, f"{HOT}; 1 update waits; stalled: nothing accepted for 60 s"
+    )

@@ -17,6 +17,7 @@ from agent.tasks import (
     TaskProgress,
     TrainerHello,
     TrainerMessage,
+    TrainerRefusal,
     TrainResult,
     TrainTask,
     decode_line,
@@ -47,6 +48,7 @@ MESSAGES: list[TrainerMessage] = [
     TRAIN,
     EvalTask("eval-1", "r", 3, "d", Path("/a"), "{}", (("a", (1,)),), TrainingPlan()),
     TrainerHello(1, "2.4", "", 90, 10, "cd" * 32),
+    TrainerRefusal("trainer-config", "no text", retryable=False),
     TaskProgress("t", 1, 8, None, 2.5),
     TrainResult("t", Path("/p")),
     EvalResult("t", 2.5, 100, 40),
@@ -97,6 +99,8 @@ def test_a_loss_that_is_not_finite_is_told_as_unknown() -> None:
     message = object.__new__(TaskProgress)
     for name, value in (("task_id", "t"), ("step", 1), ("steps", 2), ("loss", math.nan)):
         object.__setattr__(message, name, value)
+    for name in ("micro_batch", "out_of_memory"):
+        object.__setattr__(message, name, 0)
     object.__setattr__(message, "eta_s", None)
     object.__setattr__(message, "type", "TaskProgress")
     decoded = decode_line(encode_line(message))

@@ -1,20 +1,25 @@
 """Local fine-tuning: signs, exactness, masks, accumulation, and what ends it."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from agent import train as train_module
 from agent.adapter import AdaptedModel
-from agent.batches import UNLEARNT, pad
+from agent.batches import UNLEARNT, Batch, pad
 from agent.loss import CausalLoss
-from agent.memory import OutOfMemory
+from agent.memory import OutOfMemory, RowsAtOnce
+from agent.micro_batch import Setting
 from agent.tokens import Row
 from agent.train import Trained, TrainingDiverged, train
 from transport.control import TrainingPlan
@@ -24,7 +29,7 @@ VOCABULARY = 40
 PLAN = TrainingPlan(local_steps=3, batch_size=4, max_tokens=16, learning_rate=1e-2, clip_norm=1.0)
 
 
-def adapted(*, dtype: torch.dtype = torch.float32) -> AdaptedModel:
+def adapted(*, dtype: torch.dtype = torch.float32, **options: float) -> AdaptedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -40,7 +45,7 @@ def adapted(*, dtype: torch.dtype = torch.float32) -> AdaptedModel:
     base = base.to(dtype).eval().requires_grad_(requires_grad=False)
     targets = ["q_proj", "v_proj", "up_proj", "down_proj"]
     text = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8}
-    return AdaptedModel(base, json.dumps({**text, "target_modules": targets}))
+    return AdaptedModel(base, json.dumps({**text, **options, "target_modules": targets}))
 
 
 def rows(count: int = 12, *, prompt: int = 3) -> list[Row]:
@@ -251,6 +256,140 @@ def test_out_of_memory_halves_the_rows_and_gives_the_same(monkeypatch: pytest.Mo
     np.testing.assert_allclose(
         halved.fisher, whole.fisher, rtol=1e-2, atol=1e-4 * float(whole.fisher.max())
     )
+
+
+@functools.cache
+def shared() -> AdaptedModel:
+    model = adapted()
+    model.load_flat(start_of(model))
+    model.base.train()
+    return model
+
+
+def one_step(batch: Batch, kept: Any, *, at_once: int) -> tuple[Any, Any, Any]:
+    """Return a step's gradient and token scores, and its Fisher, cut into micro-batches."""
+    plan = changed(batch_size=len(kept))
+    run = train_module._Run(shared(), plan, seed=1, at_once=RowsAtOnce(at_once))
+    run._step_seed = 1
+    taken: list[Any] = []
+    run._scores = SimpleNamespace(refresh=lambda _ids, scores: taken.append(scores.copy()))  # type: ignore[assignment]
+    run._gradients(batch, kept, refresh=True)
+    run.fisher.update()
+    gradient = [
+        torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+        for p in shared().parameters
+    ]
+    return torch.cat(gradient).numpy(), run.fisher.flat(), taken[0]
+
+
+def close(found: Any, expected: Any, *, tolerance: float) -> bool:
+    return float(np.linalg.norm(found - expected)) <= tolerance * float(np.linalg.norm(expected))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(2, 14), min_size=1, max_size=7),
+    at_once=st.integers(1, 7),
+    seed=st.integers(0, 1000),
+    soft=st.booleans(),
+)
+def test_micro_batches_add_up_to_the_whole_steps_gradient_fisher_and_scores(
+    lengths: list[int], at_once: int, seed: int, *, soft: bool
+) -> None:
+    """Whatever lengths, targets and weights: a token weighs what it weighs in the whole batch."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for length in lengths:
+        learnt = generator.random(length) < 0.6
+        learnt[-1] = True
+        made.append(Row(generator.integers(0, VOCABULARY, length, dtype=np.int32), learnt))
+    batch = pad(made)
+    kept = (batch.targets != UNLEARNT).astype(np.float32)
+    if soft:
+        kept *= generator.uniform(0.1, 1.0, kept.shape).astype(np.float32)
+    gradient, fisher, scores = one_step(batch, kept, at_once=len(made))
+    cut = one_step(batch, kept, at_once=at_once)
+    assert close(cut[0], gradient, tolerance=1e-5)
+    assert close(cut[1], fisher, tolerance=2e-5)
+    assert close(cut[2], scores, tolerance=1e-4)
+
+
+def test_fisher_of_a_cut_step_is_not_the_sum_of_its_parts_squares() -> None:
+    """Squares of parts would make of the same step another estimate on a smaller device."""
+    batch = pad(rows(4))
+    kept = (batch.targets != UNLEARNT).astype(np.float32)
+    gradient, fisher, _ = one_step(batch, kept, at_once=2)
+    np.testing.assert_allclose(fisher, gradient**2, rtol=1e-5)
+    halves = []
+    for part in (slice(0, 2), slice(2, 4)):
+        only = np.zeros_like(kept)
+        only[part] = kept[part]
+        share = float(only.sum() / kept.sum())
+        halves.append(share * one_step(batch, only, at_once=4)[0])
+    assert close(sum(halves), gradient, tolerance=1e-5)
+    squares = sum(half**2 for half in halves)
+    assert not close(squares, fisher, tolerance=0.2)
+
+
+def test_a_row_that_only_fits_with_checkpointing_gets_it_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = adapted()
+    whole = run(PLAN, model=model)
+    backward = CausalLoss.backward
+
+    def short(self: CausalLoss, inputs: Any, *others: Any, **options: Any) -> float:
+        if len(inputs) > 1 or not model.base.is_gradient_checkpointing:
+            raise RuntimeError("CUDA error: out of memory")
+        return backward(self, inputs, *others, **options)
+
+    monkeypatch.setattr(CausalLoss, "backward", short)
+    at_once = RowsAtOnce(4)
+    saving = train(
+        model,
+        rows(),
+        start=start_of(model),
+        plan=PLAN,
+        seed=1,
+        on_step=lambda *_: None,
+        at_once=at_once,
+    )
+    assert (at_once.setting, at_once.out_of_memory) == (Setting(1, checkpointing=True), 3)
+    assert not model.base.is_gradient_checkpointing
+    assert close(saving.fisher, whole.fisher, tolerance=1e-3)
+
+
+def test_a_step_that_is_begun_anew_draws_the_same_dropout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that what memory did in one step does not change what the next ones draw."""
+    model = adapted(lora_dropout=0.5)
+    backward = CausalLoss.backward
+    calls: list[int] = []
+
+    def once_short(self: CausalLoss, inputs: Any, *others: Any, **options: Any) -> float:
+        calls.append(len(inputs))
+        loss = backward(self, inputs, *others, **options)
+        if len(calls) == 2:
+            raise MemoryError
+        return loss
+
+    def trained(at_once: int) -> Trained:
+        return train(
+            model,
+            rows(),
+            start=start_of(model),
+            plan=PLAN,
+            seed=1,
+            on_step=lambda *_: None,
+            at_once=RowsAtOnce(at_once),
+        )
+
+    steady = trained(2)
+    monkeypatch.setattr(CausalLoss, "backward", once_short)
+    shaken = trained(3)
+    assert calls[:4] == [3, 1, 2, 2]
+    assert shaken.delta.tobytes() == steady.delta.tobytes()
 
 
 def test_a_single_row_that_does_not_fit_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file
 from agent.adapter import make_initial_adapter
 from agent.base import base_digest
 from agent.config import AgentConfig
+from agent.micro_batch_store import note_file
 from agent.payload import read_header, read_segment
 from agent.tasks import (
     EvalResult,
@@ -35,7 +37,7 @@ from agent.tasks import (
     decode_line,
     encode_line,
 )
-from agent.trainer import _Desk, _Job, _ProgressReport
+from agent.trainer import _Busy, _Desk, _Job, _ProgressReport, _work
 from agent.tuner import TaskCancelled
 from codec.layout import Layout
 from codec.update import decode
@@ -217,12 +219,15 @@ def test_one_life_hello_train_evaluate_refuse_and_the_end_of_the_leash(
     assert hello.pid == trainer.process.pid
     assert hello.examples + hello.heldout_examples == 20
     assert (hello.base_digest, hello.cuda) == (base_digest(BASE).hex(), "")
+    assert (hello.base_precision, hello.micro_batch, hello.out_of_memory) == ("float32", 0, 0)
+    assert hello.base_precision_reason.startswith("in full it takes 0 % of the memory")
+    assert hello.base_mb == 9
 
     task = task_of(initial, tmp_path)
     client.send(task)
     first = client.receive()
-    assert first == TaskProgress("train-1", step=0, steps=3, loss=None, eta_s=None)
-    assert client.answer() == TrainResult("train-1", task.payload_file)
+    assert first == TaskProgress("train-1", 0, 3, loss=None, eta_s=None, micro_batch=2)
+    assert client.answer() == TrainResult("train-1", task.payload_file, micro_batch=2)
     header = read_header(task.payload_file)
     segments = {i: read_segment(task.payload_file, header, i) for i in range(len(header.lengths))}
     layout = layout_of(initial)
@@ -270,11 +275,13 @@ def test_sigterm_ends_a_training_at_once_and_leaves_no_half_payload(
     task = endless_task(initial, tmp_path)
     client.send(task)
     assert isinstance(client.receive(), TaskProgress)
+    assert note_file(trainer.config.state_dir).exists()
     trainer.process.send_signal(signal.SIGTERM)
     code, stderr = trainer.ended()
     assert code == 0
     assert "Traceback" not in stderr
     assert not task.payload_file.exists()
+    assert not note_file(trainer.config.state_dir).exists(), "this end is not held against it"
     assert not trainer.config.trainer_socket.exists()
 
 
@@ -296,6 +303,32 @@ def test_killed_trainer_leaves_nothing_that_keeps_the_next_from_starting(
     task = task_of(initial, tmp_path)
     client.send(task)
     assert isinstance(client.answer(), TrainResult)
+
+
+def test_trainer_that_the_kernel_ended_for_memory_begins_the_next_time_with_less(
+    start: Callable[..., Trainer], initial: Path, tmp_path: Path
+) -> None:
+    """No exception tells of it: what tells is a note, and the kernel's counter."""
+    first = start()
+    client = first.connect()
+    client.receive()
+    client.send(endless_task(initial, tmp_path))
+    assert isinstance(client.receive(), TaskProgress)
+    first.process.kill()
+    first.process.wait()
+    note = note_file(first.config.state_dir)
+    left = json.loads(note.read_text())
+    assert (left["task_id"], left["rows"]) == ("endless", 2)
+    note.write_text(json.dumps({**left, "oom_kills": left["oom_kills"] - 1}))
+    second = start()
+    wait_until(lambda: _greets(second))
+    client = second.connect()
+    hello = client.receive()
+    assert isinstance(hello, TrainerHello)
+    assert (hello.micro_batch, hello.out_of_memory) == (1, 1)
+    task = task_of(initial, tmp_path)
+    client.send(task)
+    assert client.answer() == TrainResult("train-1", task.payload_file, micro_batch=1)
 
 
 def _greets(trainer: Trainer) -> bool:
@@ -323,7 +356,7 @@ def test_training_outlives_its_client_and_answers_the_next_one(
     second = trainer.connect()
     assert isinstance(second.receive(), TrainerHello)
     second.send(task)
-    assert second.answer() == TrainResult("train-1", task.payload_file)
+    assert second.answer() == TrainResult("train-1", task.payload_file, micro_batch=2)
     second.send(task)
     assert second.answer() == TrainResult("train-1", task.payload_file)
 
@@ -507,6 +540,19 @@ def test_tasks_of_one_connection_wait_for_each_other(
     assert client.receive() == TrainResult("train-1", Path("/p"))
     assert taken(listener.desk).task.task_id == "train-2"
     assert not listener.desk.cancelled
+
+
+def test_an_error_of_cuda_is_answered_and_ends_the_trainer(
+    listener: Listener, initial: Path, tmp_path: Path
+) -> None:
+    """A process that has seen one gets nothing else from CUDA; the next may."""
+    client = listener.connect()
+    client.send(task_of(initial, tmp_path))
+    failed = TaskFailed("train-1", "cuda", "CUDA error: unspecified", retryable=True)
+    tuner: Any = SimpleNamespace(train=lambda _task, on_step: failed, at_once=None)  # noqa: ARG005
+    with pytest.raises(_Busy, match="CUDA error"):
+        _work(listener.desk, tuner)
+    assert client.receive() == failed
 
 
 def test_tasks_that_wait_are_dropped_with_their_connection(

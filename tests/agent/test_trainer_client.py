@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import random
 import socket
@@ -31,6 +32,7 @@ from agent.trainer_client import (
 )
 
 HELLO = TrainerHello(1, "2.4", "", 90, 10, "ab" * 32)
+ASLEEP = "import time; time.sleep(600)"
 
 # A child that says hello to whoever connects, and ends when its leash is cut.
 CHILD = """
@@ -53,7 +55,7 @@ os._exit({code})
 class Client:
     """A client whose events a test takes one by one."""
 
-    def __init__(self, folder: Path, trainer: str, command: list[str]) -> None:
+    def __init__(self, folder: Path, command: list[str]) -> None:
         self.events: queue.SimpleQueue[TrainerEvent] = queue.SimpleQueue()
         self.config = AgentConfig.model_validate(
             {
@@ -61,7 +63,6 @@ class Client:
                 "client_id": "dev-1",
                 "state_dir": folder,
                 "data": {"train": "/t"},
-                "trainer": trainer,
                 "model": "base",
             }
         )
@@ -73,13 +74,19 @@ class Client:
     def next(self) -> TrainerEvent:
         return self.events.get(timeout=20)
 
+    @property
+    def hello(self) -> TrainerHello:
+        """The child's, said by the test in its place."""
+        assert self.client._child
+        return dataclasses.replace(HELLO, pid=self.client._child.pid)
+
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
-    def make(trainer: str = "child", program: str = "") -> Client:
-        clients.append(Client(tmp_path, trainer, [sys.executable, "-c", program]))
+    def make(program: str = ASLEEP) -> Client:
+        clients.append(Client(tmp_path, [sys.executable, "-c", program]))
         return clients[-1]
 
     yield make
@@ -145,12 +152,12 @@ def test_a_child_that_does_not_end_by_itself_is_ended(
     assert not running.client._thread.is_alive()
 
 
-def test_a_service_is_spoken_to_over_its_socket(client: Any, service: socket.socket) -> None:
-    running = client("service")
+def test_a_trainer_is_spoken_to_over_its_socket(client: Any, service: socket.socket) -> None:
+    running = client()
     connection, _ = service.accept()
     with connection, connection.makefile("rb") as lines:
-        connection.sendall(encode_line(HELLO))
-        assert running.next() == FromTrainer(HELLO)
+        connection.sendall(encode_line(running.hello))
+        assert running.next() == FromTrainer(running.hello)
         running.client.send(TrainResult("t", Path("/p")))
         assert decode_line(lines.readline()) == TrainResult("t", Path("/p"))
         connection.sendall(encode_line(TaskProgress("t", 1, 2, None, None)) * 2)
@@ -161,11 +168,11 @@ def test_a_service_is_spoken_to_over_its_socket(client: Any, service: socket.soc
 def test_a_connection_that_ends_or_talks_nonsense_is_made_anew(
     client: Any, service: socket.socket, line: bytes
 ) -> None:
-    running = client("service")
+    running = client()
     connection, _ = service.accept()
     with connection:
-        connection.sendall(encode_line(HELLO))
-        assert running.next() == FromTrainer(HELLO)
+        connection.sendall(encode_line(running.hello))
+        assert running.next() == FromTrainer(running.hello)
         try:
             connection.sendall(line)
         except OSError:
@@ -179,13 +186,13 @@ def test_a_connection_that_ends_or_talks_nonsense_is_made_anew(
 
 
 def test_a_task_without_a_trainer_goes_nowhere(client: Any) -> None:
-    client("service").client.send(TrainResult("t", Path("/p")))
+    client().client.send(TrainResult("t", Path("/p")))
 
 
 def test_the_trainer_of_a_killed_agent_is_not_taken_for_the_child(
     client: Any, service: socket.socket
 ) -> None:
-    running = client(program="import time; time.sleep(600)")
+    running = client()
     for _ in range(2):
         connection, _ = service.accept()
         with connection:
@@ -195,10 +202,10 @@ def test_the_trainer_of_a_killed_agent_is_not_taken_for_the_child(
 
 
 def test_closing_ends_an_open_connection(client: Any, service: socket.socket) -> None:
-    running = client("service")
+    running = client()
     connection, _ = service.accept()
     with connection:
-        connection.sendall(encode_line(HELLO))
+        connection.sendall(encode_line(running.hello))
         running.next()
         running.client.close()
         assert connection.recv(1) == b""
@@ -243,4 +250,4 @@ def test_a_child_that_cannot_be_started_is_tried_again(
 
 
 def test_killing_without_a_trainer_does_nothing(client: Any) -> None:
-    client("service").client.kill()
+    client().client.kill()

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 from agent import tuner as tuner_module
 from agent.adapter import make_initial_adapter
 from agent.config import AgentConfig
+from agent.loss import CausalLoss
+from agent.micro_batch_store import MicroBatches, note_file
 from agent.model import Loaded, load
 from agent.payload import PayloadHeader, read_encoded, read_header, read_segment
 from agent.tasks import EvalResult, EvalTask, Leftover, TaskFailed, TrainResult, TrainTask
@@ -138,7 +140,7 @@ def test_payload_decodes_to_trained_minus_start_bit_by_bit(
 ) -> None:
     steps: list[tuple[int, int, float | None]] = []
     answer = tuner.train(task, on_step=lambda *step: steps.append(step))
-    assert answer == TrainResult("train-1", task.payload_file)
+    assert answer == TrainResult("train-1", task.payload_file, micro_batch=2, out_of_memory=0)
     assert steps[0] == (0, 2, None)
     assert [(step, count) for step, count, _ in steps if step] == [(1, 2), (2, 2)]
     assert tuner._model is not None
@@ -322,6 +324,7 @@ def raising(error: Exception) -> Callable[..., Any]:
     [
         (TrainingDiverged("loss nan"), "diverged", False),
         (OSError(28, "No space left on device"), "disk", True),
+        (RuntimeError("CUDA error: device-side assert triggered\nmore"), "cuda", True),
         (RuntimeError("something\nelse"), "internal", True),
     ],
 )
@@ -345,12 +348,80 @@ def test_memory_that_runs_out_is_retryable(
     error = torch.OutOfMemoryError("CUDA out of memory.")
     monkeypatch.setattr("agent.loss.CausalLoss.backward", raising(error))
     answer = refused(tuner, task)
-    assert (answer.reason, answer.retryable) == ("out-of-memory", True)
+    assert (answer.reason, answer.retryable) == ("memory", True)
+
+
+def test_a_disk_that_is_full_is_named_with_what_helps(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(28, "No space left on device", "/state/1.update.tmp")
+    monkeypatch.setattr(tuner_module, "write_payload", raising(error))
+    text = "/state/1.update.tmp: No space left on device; free some space there"
+    assert refused(tuner, task).text == text
+
+
+def test_memory_that_runs_out_beside_the_model_is_retryable_too(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimizer's moments, or the encoder: a smaller micro-batch is no help there."""
+    monkeypatch.setattr(tuner_module, "_encode", raising(MemoryError()))
+    answer = refused(tuner, task)
+    assert (answer.reason, answer.retryable) == ("memory", True)
+    assert "beside the model" in answer.text
+    assert tuner._model is not None
+    assert all(parameter.grad is None for parameter in tuner._model.parameters)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, fits: int) -> None:
+    backward = CausalLoss.backward
+
+    def short(self: CausalLoss, inputs: Any, *others: Any, **options: Any) -> float:
+        if len(inputs) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return backward(self, inputs, *others, **options)
+
+    monkeypatch.setattr(CausalLoss, "backward", short)
+
+
+def test_the_next_task_begins_with_the_micro_batch_that_worked_even_in_another_trainer(
+    loaded: Loaded, task: TrainTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch, fits=1)
+    state = tmp_path / "state"
+    first = Tuner(loaded, MicroBatches(state))
+    seen: list[bool] = []
+    answer = first.train(task, on_step=lambda *_: seen.append(note_file(state).exists()))
+    assert answer == TrainResult("train-1", task.payload_file, micro_batch=1, out_of_memory=1)
+    assert seen == [True] * len(seen)
+    assert not note_file(state).exists()
+    assert first._model is not None
+    first._model.detach()
+    second = Tuner(loaded, MicroBatches(state))
+    again = changed(task, payload_file=tmp_path / "2.update")
+    assert second.train(again, on_step=quietly) == TrainResult(
+        "train-1", again.payload_file, micro_batch=1, out_of_memory=0
+    )
+    assert isinstance(second.evaluate(evaluation_of(task), on_step=quietly), EvalResult)
+    assert second.at_once is not None
+    assert second.at_once.rows == 1
+    assert second.micro_batches.record.out_of_memory == 1
+    assert second._model is not None
+    second._model.detach()
+
+
+def test_a_task_that_would_only_be_ended_again_is_refused_in_one_line(
+    tuner: Tuner, task: TrainTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "the kernel ended the trainer for memory with one example at once"
+    monkeypatch.setattr(tuner.micro_batches, "refusal", lambda _work: text)
+    answer = refused(tuner, task)
+    assert (answer.reason, answer.text, answer.retryable) == ("memory", text, True)
 
 
 def test_cancelled_task_ends_without_an_answer(tuner: Tuner, task: TrainTask) -> None:
     with pytest.raises(TaskCancelled):
         tuner.train(task, on_step=raising(TaskCancelled()))
+    assert tuner.micro_batches.record.ends == 0
     assert isinstance(tuner.train(task, on_step=quietly), TrainResult)
 
 

@@ -174,6 +174,9 @@ class FakeLink:
     def wait_connected(self, timeout_s: float) -> None:
         assert timeout_s > 0
 
+    def is_turning(self, now: float) -> bool:
+        return self.alive and now >= 0.0
+
     def publish(self, publication: Publication) -> None:
         if not self.connected:
             raise LinkLost("not connected")

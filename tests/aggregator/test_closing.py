@@ -9,6 +9,7 @@ import pytest
 from aggregator.admission import LatePolicy
 from aggregator.announcements import AdapterFacts, Announcer, RunFacts
 from aggregator.closing import ABANDONED, Aggregated, abandoned, conclude
+from aggregator.energy import FleetEnergy
 from aggregator.journal import RoundRecord, RoundState, UpdateRecord
 from aggregator.ledger import Ledger
 from aggregator.outputs import FrozenUpdate
@@ -59,7 +60,14 @@ def test_the_commit_has_every_last_word_and_what_the_round_gave(
         clipped=(stale.uid,),
     )
     commit = conclude(
-        announcer, result, frozen=frozen, uploads=uploads, ledger=ledger, oldest_taken=2, now=9.0
+        announcer,
+        result,
+        frozen=frozen,
+        uploads=uploads,
+        ledger=ledger,
+        oldest_taken=2,
+        energy=FleetEnergy(30.5, 20.0, 2),
+        now=9.0,
     )
     assert {uid: receipt.state for uid, receipt in commit.receipts.items()} == {
         fresh.uid: ReceiptState.ACCEPTED,
@@ -71,6 +79,8 @@ def test_the_commit_has_every_last_word_and_what_the_round_gave(
     assert commit.record.state is RoundState.COMMITTED
     summary = commit.summary
     assert (summary.participants, summary.complete, summary.partial) == (2, 1, 1)
+    told = (summary.energy_j, summary.energy_above_idle_j, summary.energy_devices)
+    assert told == (30.5, 20.0, 2)
     assert (summary.stale, summary.late, summary.dropped, summary.clipped) == (1, 1, 0, 1)
     # Those of the round itself: a, c, and not the one that does not decode.
     assert summary.eval_tokens == 200

@@ -9,7 +9,7 @@ import pytest
 from aggregator.admission import Refusal
 from aggregator.inbound import Inbound, Stepped, Unreadable, read
 from transport import control, frame
-from transport.control import DeviceState, DeviceStatus, EvalResponse, TrainResponse
+from transport.control import DeviceState, DeviceStatus, EnergyReport, EvalResponse, TrainResponse
 from transport.messages import AdapterWant, Segment
 from transport.topics import (
     CoordStatus,
@@ -35,6 +35,10 @@ def take(address: Any, payload: Any) -> Any:
     ("address", "message"),
     [
         (DeviceTopic("dev", "status"), DeviceStatus(DeviceState.IDLE, "s")),
+        (
+            DeviceTopic("dev", "energy"),
+            EnergyReport("r", 1, 5.0, None, None, 0.0, 5.0, 0.0, 1.0, 0.0),
+        ),
         (Response("dev", "train", "1"), TrainResponse("r", 1, accepted=True)),
         (Response("dev", "eval", "1"), EvalResponse("r", 1, 1.0, 2, 1)),
         (UpSegment("dev", UID, 3), Segment(b"bytes")),
@@ -47,7 +51,8 @@ def test_each_kind_is_read_with_its_device_and_the_size_of_its_packet(
     topic = TOPICS.topic(address)
     payload = (frame if topic.startswith("flx/") else control).encode(message)
     size = publish_size(topic, len(payload), qos=1, mqtt_version="5")
-    assert take(address, payload) == Inbound(address, "dev", message, size)
+    carried = len(payload) if isinstance(address, UpManifest | UpSegment) else 0
+    assert take(address, payload) == Inbound(address, "dev", message, size, payload_bytes=carried)
 
 
 def test_a_manifest_is_read(update_maker: Any) -> None:
@@ -65,6 +70,10 @@ def test_only_what_is_published_now_is_fresh() -> None:
     topic = TOPICS.topic(DeviceTopic("dev", "status"))
     for fresh in (True, False):
         assert read(TOPICS, topic, b"", qos=1, mqtt_version="5", fresh=fresh).fresh is fresh
+
+
+def test_a_cleared_energy_is_nothing() -> None:
+    assert take(DeviceTopic("dev", "energy"), b"") is None
 
 
 def test_a_cleared_status_is_a_message_as_well() -> None:

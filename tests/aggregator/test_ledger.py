@@ -15,7 +15,9 @@ def test_seconds_pass_only_while_the_round_is_on() -> None:
     assert ledger.current(100.0).tally.seconds == 5.0
     ledger.run(100.0)
     assert ledger.current(103.0).tally.seconds == 8.0
+    assert ledger.seconds(103.5) == 8.5
     assert ledger.leave(104.0).tally.seconds == 9.0
+    assert ledger.seconds(150.0) == 9.0
     assert ledger.current(200.0).tally.seconds == 9.0
 
 

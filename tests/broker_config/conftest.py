@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from tools.init.certificates import Login as Named
+from tools.init.certificates import Pair, Validity, new_serial, sign
+from tools.init.fleet import Role
+from tools.init.operations import FleetWish, add_devices, add_person, make_fleet
+
 FOLDER = Path(__file__).parents[2] / "broker_config"
+DYNAMIC_SECURITY = "dynamic-security"
+PLUGIN = Path("/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so")
 WAIT_S = 20.0
 
 
@@ -47,18 +55,25 @@ def _answers(port: int) -> bool:
 class Broker:
     """A mosquitto that runs one of our configurations from a copy with other paths and port."""
 
-    def __init__(self, folder: Path, *, config: str, certificates: Path) -> None:
+    def __init__(self, folder: Path, *, config: str, fleet: Path) -> None:
         self.folder = folder
         self.port = _free_port()
-        self.certificates = certificates
-        self.tls = config == "mosquitto.conf"
+        self.certificates = folder / "certs"
+        self.fleet = fleet
+        self.tls = config != "mosquitto-dev.conf"
         self.acl = folder / "acl"
-        shutil.copy(FOLDER / ("acl" if self.tls else "acl-dev"), self.acl)
-        text = (FOLDER / config).read_text()
+        _flatten(fleet, self.certificates)
+        source = fleet / "broker" if self.tls else FOLDER
+        shutil.copy(source / ("acl" if self.tls else "acl-dev"), self.acl)
+        shutil.copy(fleet / "broker" / "dynamic-security.json", folder)
+        text = (source / ("mosquitto.conf" if self.tls else config)).read_text()
+        if config == DYNAMIC_SECURITY:
+            option = f"plugin_opt_config_file {folder}/dynamic-security.json"
+            text = text.replace("acl_file /etc/mosquitto/acl", f"plugin {PLUGIN}\n{option}")
         for ours, here in (
             ("/etc/mosquitto/acl", f"{self.acl}"),
             ("broker_config/acl-dev", f"{self.acl}"),
-            ("/etc/mosquitto/certs", f"{certificates}"),
+            ("/etc/mosquitto/certs", f"{self.certificates}"),
             ("/var/lib/mosquitto/", f"{folder}/"),
             ("demo-out/", f"{folder}/"),
             ("listener 8883", f"listener {self.port} 127.0.0.1"),
@@ -67,7 +82,7 @@ class Broker:
             text = text.replace(ours, here)
         # As root, mosquitto would become a user that cannot read the test's folder.
         text += f"\nuser {pwd.getpwuid(os.geteuid()).pw_name}\n"
-        self.config = folder / config
+        self.config = folder / "mosquitto.conf"
         self.config.write_text(text)
         self.start()
 
@@ -84,6 +99,8 @@ class Broker:
         self._process.wait(WAIT_S)
 
     def reload(self) -> None:
+        """Have the broker read its ACL and certificates again, the fleet's newest ones."""
+        _flatten(self.fleet, self.certificates)
         # Reading the ACL warns about its six patterns without %u; the broker, a single thread,
         # serves clients again only after the last line.
         seen = self.log().count("ACL pattern")
@@ -172,6 +189,9 @@ class Login:
     def wait_for(self, topic: str) -> None:
         _wait(lambda: any(seen == topic for seen, _ in self.received), f"a message on {topic}")
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        _wait(condition, "what should have been received")
+
     def wait_ended(self) -> None:
         _wait(lambda: self.ended, "the broker to end the connection")
 
@@ -185,43 +205,72 @@ class Login:
         self._client.loop_stop()
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The certificates of a fleet, made by the script that docs/fleet.md uses."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("certs")
-    make_certificates(folder)
-    return folder
-
-
-def make_certificates(folder: Path) -> None:
-    script = ["sh", f"{FOLDER}/certificates.sh", f"{folder}"]
-    for arguments in (
-        ["ca"],
-        ["broker", "localhost", "127.0.0.1"],
-        ["login", "coord", "operator", "viewer", "dev-1", "dev-2"],
+def _flatten(fleet: Path, folder: Path) -> None:
+    """Copy every key and certificate of a fleet into one folder."""
+    folder.mkdir(exist_ok=True)
+    for pattern in (
+        "ca.crt",
+        "crl.pem",
+        "*/*.crt",
+        "*/*.key",
+        "devices/*/*.crt",
+        "devices/*/*.key",
     ):
-        subprocess.run([*script, *arguments], check=True, capture_output=True)
+        for file in fleet.glob(pattern):
+            shutil.copy(file, folder)
+
+
+def _make_fleet(path: Path) -> Path:
+    now = datetime.now(timezone.utc)
+    make_fleet(path, FleetWish(federation="demo", hosts=("localhost", "127.0.0.1")), now=now)
+    add_devices(path, ["dev-1", "dev-2"], changes=(), now=now)
+    add_person(path, "alice", Role.OPERATOR, now=now)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _make_fleet(tmp_path_factory.mktemp("fleet") / "demo")
+
+
+@pytest.fixture
+def fleet(_fleet: Path, tmp_path: Path) -> Path:
+    """A fleet of two devices, as `fedfstq init` makes it, to be changed at will."""
+    return shutil.copytree(_fleet, tmp_path / "fleet")
 
 
 @pytest.fixture(scope="session")
 def foreign_certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates with the same names from another authority."""
     folder = tmp_path_factory.mktemp("foreign")
-    make_certificates(folder)
+    _flatten(_make_fleet(folder / "demo"), folder)
     return folder
 
 
 @pytest.fixture
-def start_broker(tmp_path: Path, certificates: Path) -> Iterator[Callable[[str], Broker]]:
+def expired_certificates(fleet: Path, tmp_path: Path) -> Path:
+    """The first device's certificate, which the fleet's own authority let end yesterday."""
+    authority = Pair((fleet / "ca.key").read_bytes(), (fleet / "ca.crt").read_bytes())
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    validity = Validity(now - timedelta(days=9), now - timedelta(days=1))
+    folder = tmp_path / "expired"
+    folder.mkdir()
+    key = (fleet / "devices" / "dev-1" / "dev-1.key").read_bytes()
+    signed = sign(Named("dev-1"), key, authority=authority, serial=new_serial(), validity=validity)
+    (folder / "dev-1.key").write_bytes(key)
+    (folder / "dev-1.crt").write_bytes(signed)
+    return folder
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path, fleet: Path) -> Iterator[Callable[..., Broker]]:
     """Starts mosquitto with one of our configurations; stops it after the test."""
     if shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
         pytest.skip("needs mosquitto")
     brokers: list[Broker] = []
 
-    def start(config: str) -> Broker:
-        brokers.append(Broker(tmp_path, config=config, certificates=certificates))
+    def start(config: str, *, of: Path = fleet) -> Broker:
+        brokers.append(Broker(tmp_path, config=config, fleet=of))
         return brokers[-1]
 
     yield start
@@ -230,12 +279,20 @@ def start_broker(tmp_path: Path, certificates: Path) -> Iterator[Callable[[str],
 
 
 @pytest.fixture
-def production(start_broker: Callable[[str], Broker]) -> Broker:
+def production(start_broker: Callable[..., Broker]) -> Broker:
     return start_broker("mosquitto.conf")
 
 
 @pytest.fixture(params=["mosquitto.conf", "mosquitto-dev.conf"])
-def either(start_broker: Callable[[str], Broker], request: pytest.FixtureRequest) -> Broker:
+def either(start_broker: Callable[..., Broker], request: pytest.FixtureRequest) -> Broker:
+    return start_broker(request.param)
+
+
+@pytest.fixture(params=["mosquitto.conf", "mosquitto-dev.conf", DYNAMIC_SECURITY])
+def any_rules(start_broker: Callable[..., Broker], request: pytest.FixtureRequest) -> Broker:
+    """A broker with each form of the rules that there is."""
+    if request.param == DYNAMIC_SECURITY and not PLUGIN.exists():
+        pytest.skip("needs Mosquitto's plugin for dynamic security")
     return start_broker(request.param)
 
 

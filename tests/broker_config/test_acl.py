@@ -10,6 +10,7 @@ import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from transport import topics
+from transport.control import OperatorAction
 from transport.topics import Topics
 
 pytestmark = pytest.mark.broker
@@ -48,8 +49,15 @@ def _table(device: str) -> dict[topics.Address, tuple[frozenset[str], frozenset[
         topics.DeviceTopic(device, "info"): (its | operator, MONITORS),
         topics.DeviceTopic(device, "telemetry"): (its, MONITORS),
         topics.DeviceTopic(device, "progress"): (its, MONITORS | coord),
+        topics.DeviceTopic(device, "energy"): (its | operator, MONITORS | coord),
         topics.Command(device, "train", "1"): (coord, MONITORS | its),
+        topics.Command(device, "eval", "1"): (coord, MONITORS | its),
+        **{
+            topics.Command(device, action.value, "1"): (coord | operator, MONITORS | its)
+            for action in OperatorAction
+        },
         topics.Response(device, "train", "1"): (its, MONITORS | coord),
+        topics.Response(device, "pause", "1"): (its, MONITORS | coord),
     }
 
 
@@ -63,15 +71,15 @@ def test_the_table_has_every_kind_of_address_and_every_device_leaf() -> None:
 
 
 @pytest.mark.parametrize("user", sorted(EVERYBODY))
-def test_each_login_writes_exactly_what_is_its_own(either: Any, login: Any, user: str) -> None:
-    client = login(either, user)
+def test_each_login_writes_exactly_what_is_its_own(any_rules: Any, login: Any, user: str) -> None:
+    client = login(any_rules, user)
     written = {address for address in TABLE if client.publish(FLEET.topic(address))}
     assert written == {address for address, (writers, _) in TABLE.items() if user in writers}
 
 
-def test_each_login_receives_exactly_what_it_may_read(either: Any, login: Any) -> None:
+def test_each_login_receives_exactly_what_it_may_read(any_rules: Any, login: Any) -> None:
     """Subscribing to everything is allowed; what may not be read is not delivered."""
-    readers = {user: login(either, user) for user in EVERYBODY}
+    readers = {user: login(any_rules, user) for user in EVERYBODY}
     for reader in readers.values():
         reader.subscribe("#")
     for address, (writers, _) in TABLE.items():
@@ -88,10 +96,10 @@ def test_each_login_receives_exactly_what_it_may_read(either: Any, login: Any) -
 
 @pytest.mark.parametrize("user", PEOPLE_AND_COORD)
 def test_people_and_the_aggregator_cannot_act_as_devices(
-    either: Any, login: Any, user: str
+    any_rules: Any, login: Any, user: str
 ) -> None:
     """A pattern line is for every login: without the deny lines a viewer could join a cohort."""
-    client = login(either, user)
+    client = login(any_rules, user)
     as_device = [
         address
         for address, (writers, _) in _table("dev-1").items()

@@ -21,7 +21,7 @@ from codec.codec import Budget
 from codec.registry import CODECS, codec_named
 from codec.segment import HEADER_BYTES
 from codec.update import decode
-from transport import bitmap, control, frame
+from transport import bitmap, control, envelope, frame
 from transport.messages import (
     AdapterManifest,
     AdapterWant,
@@ -263,13 +263,37 @@ def to_agent() -> Iterator[bytes]:
         for message in messages()
         if isinstance(message, Have | Want | Receipt)
     ]
-    yield from (announced, model, train, judge, *frames, *answers)
+    asked = control.encode(control_message(control.OperatorCommand))
+    operator = [
+        addressed(Command(targets.DEVICE, action.value, "1"), asked)
+        for action in control.OperatorAction
+    ]
+    yield from (announced, model, train, judge, *frames, *answers, *operator)
+    yield b"\r\r\r".join((announced, model, *operator, train))
     yield b"\r\r\r".join((announced, model, train, *frames))
     yield b"\r\r\r".join((announced, judge, *answers))
 
 
 def addressed(address: Any, payload: bytes) -> bytes:
     return targets.TOPICS.topic(address).encode() + b"\n" + payload
+
+
+def signed_seeds() -> Iterator[bytes]:
+    """Return what was truly signed, where it was said."""
+    golden = {path.name: path.read_bytes() for path in targets.GOLDEN.glob("signed-*")}
+    sealed = envelope.split_frame(golden["signed-manifest.frame"])
+    assert sealed is not None
+    uid = frame.uid(frame.decode(Manifest, sealed.content))
+    yield addressed(UpManifest(targets.DEVICE, uid), golden["signed-manifest.frame"])
+    yield addressed(Down(targets.DEVICE, "0" * 32), golden["signed-receipt.frame"])
+    yield addressed(CoordRun(), golden["signed-run.json"])
+
+
+def certificate_seeds() -> Iterator[bytes]:
+    for name in ("signed-manifest.frame", "signed-receipt.frame"):
+        sealed = envelope.split_frame((targets.GOLDEN / name).read_bytes())
+        assert sealed is not None
+        yield sealed.certificate
 
 
 def topic_seeds() -> Iterator[bytes]:
@@ -288,6 +312,8 @@ def seeds(target: str) -> tuple[bytes, ...]:
             b"\0\0",
             b"\xf0\x0a" + bytes(350),
         ),
+        "certificate": certificate_seeds,
+        "signed": signed_seeds,
         "codec-fstq": lambda: codec_seeds("fstq"),
         "codec-fstq-plus": lambda: codec_seeds("fstq+"),
         "codec-fstq-r": lambda: codec_seeds("fstq-r", "eden"),

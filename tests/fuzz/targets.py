@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.commands import Commands
 from agent.deliveries import Deliveries
 from agent.job import JobPolicy
 from agent.outputs import Remembered
+from agent.pauses import Pauses
 from agent.payload import MAGIC, PayloadError, read_encoded, read_header, read_segment
 from agent.session import Session
 from agent.tasks import MalformedLine, TrainerHello, decode_line, encode_line
@@ -42,7 +45,7 @@ from codec.layout import Layout
 from codec.registry import CODECS, codec_named, name_of
 from codec.segment import HEADER_BYTES, pack
 from codec.update import move
-from transport import bitmap, control, frame
+from transport import bitmap, control, envelope, frame
 from transport.errors import MalformedMessage, MessageError
 from transport.link import Delivery
 from transport.messages import (
@@ -54,8 +57,10 @@ from transport.messages import (
     Segment,
     Want,
 )
+from transport.signing import Signatures
 from transport.topics import DeviceTopic, Topics
 from transport.transfer import TransferPolicy
+from transport.trust import Trust, load_authorities, read_signer
 
 TOPICS: Final = Topics("lab")
 DEVICE: Final = "dev-1"
@@ -87,6 +92,8 @@ CONTROLS: Final[tuple[Any, ...]] = (
     control.DeviceProfile,
     control.Telemetry,
     control.Progress,
+    control.OperatorCommand,
+    control.OperatorResponse,
 )
 # One codec per format: names that share a number share the decoder, too.
 FORMATS: Final = tuple(name for name in CODECS if name_of(codec_named(name).codec_id) == name)
@@ -139,6 +146,51 @@ def bits(raw: bytes) -> None:
     (total,) = struct.unpack_from("<H", raw)
     with contextlib.suppress(MalformedMessage):
         assert bitmap.pack(bitmap.unpack(raw[2:], total), total) == raw[2:]
+
+
+GOLDEN: Final = Path(__file__).parents[1] / "transport" / "golden"
+
+
+@cache
+def golden_authorities() -> Any:
+    """Return who has issued the certificates in golden files."""
+    return load_authorities(GOLDEN / "signed-authority.crt")
+
+
+def certificate(raw: bytes) -> None:
+    """A certificate; what is believed has the authority's signature, and no fuzzer makes one."""
+    with contextlib.suppress(MessageError):
+        assert read_signer(raw, golden_authorities()).name in {"coord", DEVICE}
+
+
+@cache
+def believer() -> Signatures:
+    """Return a device that demands signatures."""
+    return Signatures(
+        TOPICS,
+        aggregator="coord",
+        key=Ed25519PrivateKey.generate(),
+        certificate=b"",
+        trust=Trust(golden_authorities(), None),
+        clock=lambda: 1.8e9,
+    )
+
+
+@cache
+def truly_signed() -> frozenset[bytes]:
+    """Return what the golden files hold."""
+    frames = (envelope.split_frame(path.read_bytes()) for path in GOLDEN.glob("signed-*.frame"))
+    objects = (envelope.split_json(path.read_bytes()) for path in GOLDEN.glob("signed-*.json"))
+    return frozenset(sealed.content for sealed in (*frames, *objects) if sealed is not None)
+
+
+def signed(raw: bytes) -> None:
+    """A topic and what came there: nothing else is believed than what was truly signed."""
+    where, payload = addressed(raw)
+    with contextlib.suppress(MessageError):
+        content = believer().unseal(where, payload)
+        is_of_nobody = content == payload  # not signed, on a topic where nobody signs
+        assert is_of_nobody or content in truly_signed()
 
 
 # -- codec -----------------------------------------------------------------------------------------
@@ -262,16 +314,22 @@ def addressed(raw: bytes) -> tuple[str, bytes]:
 
 def deliveries(raw: bytes) -> None:
     """What the broker hands to an agent, several at a time: nothing is raised at all."""
+    pauses = Pauses()
     session = Session(
         DEVICE,
         remembered=Remembered(run=RUN),
         jobs=JobPolicy(),
         transfer=TransferPolicy(),
         rng=random.Random(1),
+        pauses=pauses,
     )
     session.connected(0.0)
     session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, hashlib.sha256().hexdigest()), now=0.0)
-    inbox = Deliveries(TOPICS, client_id=DEVICE, session=session)
+    # The session and the moment that the seeds' commands are for.
+    commands = Commands(session, pauses=pauses, boot=RUN)
+    inbox = Deliveries(
+        TOPICS, client_id=DEVICE, session=session, commands=commands, clock=lambda: 0.0
+    )
     for now, one in enumerate(raw.split(b"\r\r\r")[:8], start=1):
         where, payload = addressed(one)
         inbox.take(Delivery(where, payload, 1, retain=False, mid=1), now=float(now))
@@ -358,6 +416,8 @@ TARGETS: Final[dict[str, Target]] = {
     "topic": topic,
     "control": control_bytes,
     "bitmap": bits,
+    "certificate": certificate,
+    "signed": signed,
     "codec-fstq": codecs("fstq"),
     "codec-fstq-plus": codecs("fstq+"),
     "codec-fstq-r": codecs("fstq-r", "eden"),

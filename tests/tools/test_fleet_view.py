@@ -1,3 +1,5 @@
+import dataclasses
+
 from tools.fleet_view import FleetView
 from transport import control, topics
 from transport.topics import Topics
@@ -41,6 +43,23 @@ def test_bytes_are_summed_over_rounds_and_a_repeated_summary_counts_once() -> No
     for round_id in (1, 2, 2):
         receive(view, topics.RoundLast(), summary(round_id))
     assert (view.bytes_up, view.bytes_up_fp32) == (200, 2000)
+
+
+def test_energy_is_kept_per_device_and_summed_over_rounds() -> None:
+    view = FleetView(NAMES)
+    report = control.EnergyReport("r", 1, 5.0, None, None, 0.0, 5.0, 0.0, 1.0, 0.0)
+    receive(view, topics.DeviceTopic("a", "energy"), report)
+    kept = [view.devices["a"].energy]
+    view.receive(NAMES.topic(topics.DeviceTopic("a", "energy")), b"")
+    kept.append(view.devices["a"].energy)
+    assert (kept, view.malformed) == ([report, None], 0)
+    receive(view, topics.RoundLast(), summary(1))
+    told = [view.energy_j]
+    for round_id in (2, 3):
+        measured = dataclasses.replace(summary(round_id), energy_j=30.5)
+        receive(view, topics.RoundLast(), measured)
+        told.append(view.energy_j)
+    assert told == [None, 30.5, 61.0]
 
 
 def test_service_run_round_and_alerts_are_kept_and_an_empty_alert_clears() -> None:

@@ -24,12 +24,17 @@ MESSAGES: list[Any] = [
     control.AlertNotice("warning", "something"),
     control.DeviceStatus(control.DeviceState.TRAINING, "s", 1),
     control.DeviceProfile("board", "0.1", "3.11", "2.13", "", 8000, 100, 10, "bd"),
-    control.Telemetry(1.0, ram_used_mb=5),
+    control.Telemetry(1.0, ram_used_mb=5, power_w=9.5, rails_w={"VDD_IN": 9.5}, on_mains=True),
+    control.EnergyReport("r", 1, 90.5, None, None, 1.0, 80.5, 9.0, 12.0, 0.0, "ina"),
     control.Progress(1, step=2, steps=8, loss=2.5),
     control.TrainCommand("r", 1, 2, 1, 60.0, 7, None),
     control.EvalCommand("r", 1, 2, 60.0),
     control.TrainResponse("r", 1, accepted=True),
     control.EvalResponse("r", 1, 2.5, 100, 40),
+    control.OperatorCommand("s", 812.5, "new fan"),
+    control.OperatorResponse(
+        control.Outcome.EXPIRED, "s", 812.5, control.DeviceState.PAUSED, 1, 6, "too late"
+    ),
 ]
 
 
@@ -52,9 +57,9 @@ def test_these_are_all_messages_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=name_of)
-def test_json_is_flat_but_for_plan_and_counters(message: Any) -> None:
+def test_json_is_flat_but_for_plan_counters_and_rails(message: Any) -> None:
     for key, value in json.loads(control.encode(message)).items():
-        assert key in {"plan", "refused"} or not isinstance(value, dict | list)
+        assert key in {"plan", "refused", "rails_w"} or not isinstance(value, dict | list)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=name_of)
@@ -97,6 +102,14 @@ def test_numbers_that_are_not_finite_are_malformed(literal: str) -> None:
     )
     with pytest.raises(MalformedMessage):
         control.decode(control.EvalResponse, payload)
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1e999", "1e999", '"5"', "null", "true"])
+def test_an_energy_that_is_no_number_is_malformed(number: str) -> None:
+    report = control.EnergyReport("r", 1, 90.5, None, None, 1.0, 80.5, 9.0, 12.0, 0.0)
+    payload = control.encode(report).replace(b"90.5", number.encode())
+    with pytest.raises(MalformedMessage):
+        control.decode(control.EnergyReport, payload)
 
 
 def test_a_missing_key_is_malformed() -> None:

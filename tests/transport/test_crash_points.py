@@ -6,12 +6,20 @@ import errno
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from transport import crash_points
-from transport.crash_points import CRASH_POINTS, FILE_POINTS, Fault, fault_from, reach
+from transport.crash_points import (
+    CRASH_POINTS,
+    FILE_POINTS,
+    HANG_POINTS,
+    Fault,
+    fault_from,
+    reach,
+)
 
 ROOT = Path(__file__).parents[2]
 _REACHED = re.compile(r'\breach\("([a-z-]+)"\)')
@@ -22,6 +30,26 @@ def test_every_point_is_reached_in_the_services_and_no_other_is_named() -> None:
     sources = [*(ROOT / "agent").rglob("*.py"), *(ROOT / "aggregator").rglob("*.py")]
     found = {name for path in sources for name in _REACHED.findall(path.read_text("utf-8"))}
     assert found == CRASH_POINTS
+
+
+def test_every_point_of_the_link_is_reached_in_the_transport() -> None:
+    sources = (ROOT / "transport").glob("*.py")
+    found = {name for path in sources for name in _REACHED.findall(path.read_text("utf-8"))}
+    assert found == HANG_POINTS - CRASH_POINTS
+
+
+def test_a_hang_holds_its_thread_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environ = {"FEDFSTQ_HANG_AT": "link-turn:2", "FEDFSTQ_FAULT_ONCE": str(tmp_path / "mark")}
+    monkeypatch.setattr(crash_points, "_fault", fault_from(environ))
+    reach("link-turn")
+    thread = threading.Thread(target=reach, args=("link-turn",), daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    reach("link-turn")
+    assert (tmp_path / "mark").exists()
 
 
 def test_points_of_files_are_crash_points_too() -> None:
@@ -35,7 +63,7 @@ def test_nothing_is_asked_for_by_an_empty_environment() -> None:
 
 def test_a_point_is_inert_where_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash_points, "_fault", None)
-    for point in CRASH_POINTS:
+    for point in HANG_POINTS:
         reach(point)  # type: ignore[arg-type]
 
 
@@ -45,6 +73,9 @@ def test_a_point_is_inert_where_nothing_is_asked_for(monkeypatch: pytest.MonkeyP
         ({"FEDFSTQ_CRASH_AT": "agent-row-befor"}, "no point 'agent-row-befor'"),
         ({"FEDFSTQ_CRASH_AT": "agent-row-before:0"}, "'0' is no count"),
         ({"FEDFSTQ_CRASH_AT": "agent-row-before:x"}, "'x' is no count"),
+        ({"FEDFSTQ_CRASH_AT": "link-turn"}, "no point 'link-turn'"),
+        ({"FEDFSTQ_HANG_AT": "link-turns"}, "no point 'link-turns'"),
+        ({"FEDFSTQ_HANG_AT": "link-turn:0"}, "FEDFSTQ_HANG_AT=link-turn:0: '0' is no count"),
         ({"FEDFSTQ_FAIL_AT": "agent-row-before"}, "no point 'agent-row-before'"),
         ({"FEDFSTQ_FAIL_AT": "trainer-file-before:EWRONG"}, "'EWRONG' is no errno"),
     ],

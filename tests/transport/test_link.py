@@ -31,6 +31,7 @@ from transport.errors import (
     SessionTakenOver,
 )
 from transport.link import Delivery, Link, LinkDown, LinkRefused, LinkUp, Publication
+from transport.pulse import TURN_S
 from transport.wire import publish_size
 
 E = TypeVar("E")
@@ -98,6 +99,44 @@ def test_what_is_published_is_delivered(
         link.acknowledge(delivery)
     size = sum(publish_size("a/b", 7, qos=qos, mqtt_version=version) for qos in (0, 1))  # type: ignore[arg-type]
     assert (link.bytes_sent, link.bytes_received) == (size, size)
+
+
+@broker_test
+def test_a_link_turns_while_it_is_up_and_while_it_waits_for_a_broker(
+    mosquitto: Any, make_link: Callable[..., Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transport.link._REST_S", 0.05)
+    link = make_link(mosquitto.config())
+    link.wait_connected(WAIT_S)
+    assert link.is_turning(time.monotonic())
+    mosquitto.stop()
+    next_event(link, LinkDown)
+    # Whatever it is doing now, it comes around; it is late only by a clock that is far ahead.
+    eventually(lambda: not link._pulse.is_late(time.monotonic() + TURN_S - 1.0))
+    assert link.is_turning(time.monotonic())
+    assert not link.is_turning(time.monotonic() + 3600.0)
+    link.close()
+    assert not link.is_turning(time.monotonic())
+
+
+@broker_test
+def test_a_link_whose_thread_hangs_turns_no_more(
+    mosquitto: Any, make_link: Callable[..., Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = make_link(mosquitto.config())
+    link.wait_connected(WAIT_S)
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(point: str) -> None:
+        if point == "link-turn" and threading.current_thread() is link._thread:
+            hanging.set()
+            release.wait()
+
+    monkeypatch.setattr("transport.connection.reach", hang)
+    assert hanging.wait(WAIT_S)
+    assert link.alive
+    assert not link.is_turning(time.monotonic() + TURN_S)
+    release.set()
 
 
 @broker_test
@@ -192,6 +231,18 @@ def test_a_broker_that_restarts_brings_link_down_and_up_with_the_subscriptions(
         link.publish(Publication(topic, topic.encode()))
     assert [next_event(link, Delivery).topic for _ in range(2)] == ["b", "c"]
     assert no_event(link, Delivery)
+
+
+@broker_test
+@Versions
+def test_what_the_broker_says_of_itself_waits_in_no_queue(
+    version: str, mosquitto: Any, make_link: Callable[..., Link]
+) -> None:
+    """A session that is away would find its queue full of it."""
+    link = make_link(mosquitto.config(mqtt_version=version), "dev", "$SYS/broker/version")
+    delivery = next_event(link, Delivery)
+    assert delivery.payload.startswith(b"mosquitto")
+    assert delivery.qos == 0
 
 
 @broker_test

@@ -32,6 +32,7 @@ ADDRESSES = {
     "fl/v1/fed-1/d/dev-1/info": topics.DeviceTopic("dev-1", "info"),
     "fl/v1/fed-1/d/dev-1/telemetry": topics.DeviceTopic("dev-1", "telemetry"),
     "fl/v1/fed-1/d/dev-1/progress": topics.DeviceTopic("dev-1", "progress"),
+    "fl/v1/fed-1/d/dev-1/energy": topics.DeviceTopic("dev-1", "energy"),
     "fl/v1/fed-1/d/dev-1/cmd/train/3": topics.Command("dev-1", "train", "3"),
     "fl/v1/fed-1/d/dev-1/rsp/train/3": topics.Response("dev-1", "train", "3"),
 }

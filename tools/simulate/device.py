@@ -9,11 +9,15 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import time
 from typing import TYPE_CHECKING, Any
 
+from agent.commands import Commands
 from agent.deliveries import Deliveries
+from agent.eligibility import Eligibility, EligibilityConfig, Reading
 from agent.job import JobPolicy
 from agent.outputs import (
+    AnswerOperator,
     BeginRun,
     CommitPayload,
     EndTrainer,
@@ -25,6 +29,7 @@ from agent.outputs import (
     Remembered,
     RememberEpoch,
     RememberGoodput,
+    RememberHold,
     RememberTraining,
     Respond,
     SettleUpdate,
@@ -34,6 +39,7 @@ from agent.outputs import (
     Subscribe,
     Unsubscribe,
 )
+from agent.pauses import Pauses
 from agent.session import Session
 from agent.tasks import TaskFailed
 from tools.simulate import payloads
@@ -45,7 +51,13 @@ from tools.simulate.outbox import Unusable
 from tools.simulate.payloads import Payload
 from tools.simulate.trainer import Trainer, Traits
 from transport import frame
-from transport.control import DeviceState, DeviceStatus, TrainResponse
+from transport.control import (
+    DeviceState,
+    DeviceStatus,
+    OperatorAction,
+    OperatorCommand,
+    TrainResponse,
+)
 from transport.link import Delivery
 from transport.messages import AdapterWant, Evaluation, Manifest, Segment
 from transport.topics import (
@@ -66,6 +78,10 @@ from transport.transfer import SendManifest, SendSegment, TransferPolicy
 if TYPE_CHECKING:
     from tools.simulate.world import World
 
+# [°C] What is too hot for a task.
+CEILING_C = 85.0
+# [s] From one look at a hot board to the next.
+READING_S = 60.0
 # [s] Over which the few devices of a simulation come back to a broker that was restarted.
 SPREAD_S = 2.0
 
@@ -112,6 +128,10 @@ class Device:
         self._offset = 0.0
         self._boot = ""
         self._deliveries: Deliveries | None = None
+        self._pauses = Pauses()
+        self._commands: Commands | None = None
+        self._asked = 0
+        self._sleeps_until = 0.0
         self._wake_at: float | None = None
         self._trainer = Trainer(self)
 
@@ -142,6 +162,8 @@ class Device:
         self._adopt()
         outbox = disk.outbox
         disk.forget_others(outbox.run)
+        config = EligibilityConfig(max_temp_c=CEILING_C, hold_s=0.0)
+        self._pauses = pauses = Pauses(Eligibility(config), hold=disk.hold)
         self.session = Session(
             self.client_id,
             remembered=Remembered(
@@ -156,8 +178,16 @@ class Device:
             jobs=JobPolicy(),
             transfer=TransferPolicy(),
             rng=self.rng,
+            pauses=pauses,
         )
-        self._deliveries = Deliveries(TOPICS, client_id=self.client_id, session=self.session)
+        self._commands = Commands(self.session, pauses=pauses, boot=self._boot)
+        self._deliveries = Deliveries(
+            TOPICS,
+            client_id=self.client_id,
+            session=self.session,
+            commands=self._commands,
+            clock=lambda: self.now,
+        )
         self.line = Line(
             world.clock,
             world.broker,
@@ -180,6 +210,7 @@ class Device:
             return
         self.session = None
         self._deliveries = None
+        self._commands = None
         if self.line is not None:
             self.cuts += 1
             if goodbye:
@@ -193,10 +224,63 @@ class Device:
     def suspend(self, duration_s: float) -> None:
         """Sleep with a lid closed: the monotonic clock stands, and the link dies meanwhile."""
         if self.line is not None and self.session is not None:
+            self._sleeps_until = max(self._sleeps_until, self.world.clock.now + duration_s)
             self._offset -= duration_s
             self.line.go_dark(duration_s)
             self._wake_at = None
             self.world.clock.after(duration_s, self._arm, self.session)
+
+    # What makes it pause --------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let an operator pause it, who gives up where it does not answer."""
+        if not self._is_asleep:
+            self._operate(OperatorAction.PAUSE)
+
+    def resume(self) -> None:
+        """Let an operator resume it, who does not give up before that is done."""
+        self._awake(self._operate, OperatorAction.RESUME)
+
+    def heat_up(self) -> None:
+        """Grow far too hot, where it works."""
+        for _ in range(0 if self._is_asleep else 2):
+            self._feel(CEILING_C + 50.0)
+
+    def cool_down(self) -> None:
+        """Be cool again, and look at it as often as it takes."""
+        self._awake(self._feel, CEILING_C - 50.0)
+        if self.running and self._pauses.is_paused:
+            self.world.clock.after(READING_S, self.cool_down)
+
+    @property
+    def _is_asleep(self) -> bool:
+        return self.world.clock.now < self._sleeps_until
+
+    def _awake(self, step: Callable[[Any], None], what: Any) -> None:
+        """Do this now, or at the end of its sleep."""
+        if self._is_asleep:
+            self.world.clock.at(self._sleeps_until, self._awake, step, what)
+        else:
+            step(what)
+
+    def _operate(self, action: OperatorAction) -> None:
+        if action is OperatorAction.RESUME:
+            self.disk.hold = None
+        commands = self._commands
+        if commands is None:
+            return
+        self._asked += 1
+        now = self.now
+        command = OperatorCommand(self._boot, now + 10.0)
+        number = str(self._asked)
+        self.step(lambda _: commands.receive(action, number, command, clock_s=now, now=now))
+
+    def _feel(self, temp_c: float) -> None:
+        session, now = self.session, self.now
+        if session is not None:
+            reading = Reading(time(12), temp_c=temp_c)
+            self._pauses.observe(reading, training=session.is_working, now=now)
+            self.step(lambda session: session.tick(now))
 
     # What its line tells --------------------------------------------------------------------------
 
@@ -427,6 +511,9 @@ class Device:
     def _remember_training(self, output: RememberTraining) -> None:
         self.disk.train_s = output.seconds
 
+    def _remember_hold(self, output: RememberHold) -> None:
+        self.disk.hold = output.hold
+
     def _adopt(self) -> None:
         outbox = self.disk.outbox
         before = dict(outbox.files)
@@ -481,6 +568,7 @@ _PERFORM: dict[type, Callable[[Device, Any], list[Output] | None]] = {
     PublishProgress: Device._progress,
     PublishProfile: Device._pass,
     Respond: Device._respond,
+    AnswerOperator: Device._pass,
     Subscribe: Device._subscribe,
     Unsubscribe: Device._unsubscribe,
     PublishWant: Device._want,
@@ -494,4 +582,5 @@ _PERFORM: dict[type, Callable[[Device, Any], list[Output] | None]] = {
     RememberEpoch: Device._remember_epoch,
     RememberGoodput: Device._remember_goodput,
     RememberTraining: Device._remember_training,
+    RememberHold: Device._remember_hold,
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from agent.job import JobPolicy
 from agent.outputs import Adapter, StoreAdapter
+from agent.pauses import OperatorHold
 from tools.simulate import payloads
 from tools.simulate.outbox import Outbox
 from tools.simulate.trainer import FILE
@@ -21,12 +22,14 @@ class Disk:
         adapters: Version → adapter, with its content.
         goodput_bps: What is remembered of the link.
         train_s: What is remembered of training.
+        hold: What an operator said that keeps new tasks away.
     """
 
     outbox: Outbox
     adapters: dict[int, tuple[Adapter, bytes]] = field(default_factory=dict)
     goodput_bps: float | None = None
     train_s: float | None = None
+    hold: OperatorHold | None = None
 
     def keep(self, output: StoreAdapter) -> Adapter | None:
         """Check and keep an adapter version; None where it is not what its manifest says."""

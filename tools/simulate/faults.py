@@ -29,9 +29,13 @@ class Kind(str, Enum):
     HOSTILE = "hostile"  # a device that wants in what does not belong
     TWO_AGGREGATORS = "two-aggregators"  # a copied state folder is started elsewhere
     CLONE = "clone"  # a copied device
+    PAUSE = "pause"  # an operator lets a device take nothing new for a while
+    HEAT = "heat"  # a device grows so hot that it gives up what it trains
 
 
 ALL = frozenset(Kind)
+# Drawn apart, so that what else goes wrong in a seed does not depend on them.
+PAUSES = frozenset({Kind.PAUSE, Kind.HEAT})
 
 AGENT_POINTS = (
     "trainer-file-before",
@@ -111,6 +115,18 @@ def plan(
     return tuple(sorted(faults, key=lambda fault: fault.at))
 
 
+def plan_pauses(
+    kinds: frozenset[Kind], *, devices: tuple[str, ...], until: float, rng: random.Random
+) -> tuple[Fault, ...]:
+    """Return random pauses of these kinds, from the beginning until a moment."""
+    faults: list[Fault] = []
+    for kind in sorted(kinds & PAUSES):
+        for _ in range(_how_often(kind, until, rng)):
+            duration_s = rng.choice((rng.uniform(1.0, 30.0), rng.uniform(30.0, 400.0)))
+            faults.append(Fault(rng.uniform(0.0, until), kind, rng.choice(devices), duration_s))
+    return tuple(faults)
+
+
 # Seconds between two of a kind, in a seed that has this kind at all.
 _EVERY_S = {
     Kind.CUT: 25.0,
@@ -126,6 +142,8 @@ _EVERY_S = {
     Kind.CLOCK: 200.0,
     Kind.TWO_AGGREGATORS: 600.0,
     Kind.CLONE: 600.0,
+    Kind.PAUSE: 100.0,
+    Kind.HEAT: 100.0,
 }
 _ONCE = frozenset({Kind.TWO_AGGREGATORS, Kind.CLONE})
 

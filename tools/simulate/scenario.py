@@ -9,7 +9,7 @@ from pathlib import Path
 from aggregator.admission import LatePolicy
 from aggregator.config import AggregatorConfig
 from tools.simulate.broker import FEDERATION
-from tools.simulate.faults import ALL, Fault, Kind, plan
+from tools.simulate.faults import ALL, PAUSES, Fault, Kind, plan, plan_pauses
 from tools.simulate.line import Network
 from tools.simulate.trainer import Traits
 from transport.control import TrainingPlan
@@ -93,7 +93,7 @@ def random_scenario(
     rng = random.Random(f"scenario/{seed}")
     count = devices or rng.choice((2, 2, 2, 2, 3, 3, 4, 5))
     fleet = names(count)
-    here = frozenset(kind for kind in sorted(kinds) if rng.random() < 0.5)  # noqa: PLR2004
+    here = frozenset(kind for kind in sorted(kinds - PAUSES) if rng.random() < 0.5)  # noqa: PLR2004
     away = frozenset(fleet[1:2]) if Kind.NEVER_RETURN in here and count > 2 else frozenset()  # noqa: PLR2004
     hostile = frozenset(fleet[-1:]) if Kind.HOSTILE in here and count > 2 else frozenset()  # noqa: PLR2004
     if count - len(away) - len(hostile) < 2:  # noqa: PLR2004  a copied device is let in no more
@@ -106,18 +106,17 @@ def random_scenario(
     for name in away:
         traits[name] = replace(traits[name], stays_away=True)
     networks = {name: _network(rng, here) for name in (*fleet, COORD)}
+    honest = tuple(name for name in fleet if name not in hostile)
+    until = rounds * ROUND_S
+    faults = plan(here, devices=honest, aggregator=COORD, until=until, rng=rng)
+    apart = random.Random(f"pauses/{seed}")
+    faults += plan_pauses(kinds, devices=honest, until=until, rng=apart)
     return Scenario(
         seed=seed,
         config=config,
         traits=traits,
         networks=networks,
-        faults=plan(
-            here,
-            devices=tuple(name for name in fleet if name not in hostile),
-            aggregator=COORD,
-            until=rounds * ROUND_S,
-            rng=rng,
-        ),
+        faults=tuple(sorted(faults, key=lambda fault: fault.at)),
         hostile=hostile,
         wire=seed % WIRE_EVERY == 0,
         jumps=Kind.CLOCK in here,

@@ -360,6 +360,15 @@ class World:
                 self._start_rival(same_name=fault.point == SAME_NAME)
             case Kind.CLONE:
                 self._clone(self.devices[fault.target])
+            case Kind.PAUSE | Kind.HEAT:
+                device = self.devices[fault.target]
+                begin, end = (
+                    (device.pause, device.resume)
+                    if fault.kind is Kind.PAUSE
+                    else (device.heat_up, device.cool_down)
+                )
+                begin()
+                self.clock.after(fault.duration_s, end)
 
     def _process(self, name: str) -> Aggregator | Device | None:
         return self.aggregators.get(name) or self.devices.get(name)

@@ -112,6 +112,29 @@ def test_a_hostile_device_changes_nothing(script: Any, play: Any) -> None:
     assert sum(name.startswith("attack") for name in outcome.tally) > 5
 
 
+def test_an_operator_pauses_a_device_in_the_middle_of_its_training(script: Any, play: Any) -> None:
+    """It finishes that and uploads it in the pause, and is asked again after the resume."""
+    pauses = Fault(14.0, Kind.PAUSE, "d0", 30.0), Fault(14.0, Kind.PAUSE, "d1", 30.0)
+    outcome = play(script(*pauses, devices=2, goal=2, quorum=2, rounds=3))
+    assert outcome.tally["fault pause"] == 2
+    assert outcome.tally["updates"] == 6
+    assert outcome.tally["receipt accepted"] == 6
+
+
+def test_a_pause_that_never_seems_to_end_outlives_a_crash(script: Any, play: Any) -> None:
+    faults = Fault(14.0, Kind.PAUSE, "d0", 900.0), Fault(60.0, Kind.AGENT_CRASH, "d0", 20.0)
+    outcome = play(script(*faults, devices=2, goal=2, quorum=2, rounds=3, deadline_s=60.0))
+    assert outcome.virtual_s > 900.0
+
+
+def test_a_device_that_grows_hot_trains_its_round_again(script: Any, play: Any) -> None:
+    heat = Fault(14.0, Kind.HEAT, "d0", 30.0)
+    traits = {"d0": {"train_s": 20.0}}
+    outcome = play(script(heat, devices=2, goal=2, quorum=2, rounds=3, traits=traits))
+    assert outcome.tally["fault heat"] == 1
+    assert outcome.tally["updates"] == 6
+
+
 def test_a_lid_that_is_closed_for_long(script: Any, play: Any) -> None:
     outcome = play(script(Fault(15.0, Kind.CLOCK, "d0", 3600.0), rounds=6))
     assert outcome.tally["fault clock"] == 1
