@@ -14,10 +14,13 @@ import typer
 from pydantic import BaseModel
 
 from tools.bench.command import bench
+from tools.dashboard.command import dashboard
 from tools.doctor.command import doctor
 from tools.init.command import init
+from tools.monitor.command import watch
 from tools.netem.command import netem
 from tools.operate.command import command
+from tools.report.command import report
 from tools.settings import SettingsError, load
 from tools.simulate.command import simulate
 from transport.exit_codes import ExitCode
@@ -37,7 +40,10 @@ app.add_typer(bench)
 app.add_typer(init)
 app.add_typer(netem)
 app.command()(command)
+app.command()(dashboard)
 app.command()(doctor)
+app.command()(watch)
+app.command()(report)
 app.add_typer(simulate)
 
 # What the aggregator does without.
