@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from tools.bench.command import bench
-from tools.dashboard.command import dashboard
+from tools.dashboard.command import dashboard as dashboard_command
 from tools.doctor.command import doctor
 from tools.init.command import init
 from tools.monitor.command import watch
@@ -40,7 +40,7 @@ app.add_typer(bench)
 app.add_typer(init)
 app.add_typer(netem)
 app.command()(command)
-app.command()(dashboard)
+app.command("dashboard")(dashboard_command)
 app.command()(doctor)
 app.command()(watch)
 app.command()(report)
@@ -147,6 +147,9 @@ def adapter(
     """Make the initial adapter of a run, which its aggregator is given."""
     from agent.adapter import AdapterError, make_initial_adapter
     from agent.base import BaseError
+    from agent.quantized import hide_others
+
+    hide_others(None)  # no base model is held in few bits for this
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to each other
     if out.exists():
@@ -205,6 +208,9 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Folder for report.json, the adapter and the logs.")
     ] = Path("demo-out"),
+    dashboard: Annotated[
+        bool, typer.Option(help="Serve the fleet's page to a browser meanwhile.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fine-tune one adapter with a whole fleet on this machine, and show what it gave and cost."""
@@ -224,6 +230,7 @@ def demo(
         compare=compare,
         out=out.absolute(),
         as_json=as_json,
+        dashboard=dashboard,
     )
     try:
         code = run_demo(settings)

@@ -25,7 +25,9 @@ def make_adapter(model: str, out: Path) -> None:
     """
     from agent.adapter import AdapterError, make_initial_adapter
     from agent.base import BaseError
+    from agent.quantized import hide_others
 
+    hide_others(None)  # the demo's base model is held in full; what is not used says a lot
     # Deprecations that libraries announce to each other are nothing to this command's user.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

@@ -43,6 +43,7 @@ class DemoOptions:
     compare: str | None
     out: Path
     as_json: bool
+    dashboard: bool = False
 
     @property
     def base_model(self) -> str:

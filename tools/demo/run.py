@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from queue import Empty
 
@@ -17,6 +17,7 @@ from aggregator.budget import BitsSchedule
 from aggregator.config import check_downlink
 from codec.errors import UnknownCodec
 from codec.registry import codec_named
+from tools.demo import page
 from tools.demo.broker import BrokerChoice, choose
 from tools.demo.comparison import compare
 from tools.demo.display import Display, LiveDisplay, PlainDisplay
@@ -83,7 +84,10 @@ def _run(workspace: Workspace, options: DemoOptions, console: Console) -> Report
     write_configs(workspace, options, devices=devices, broker=broker)
     processes = Processes(workspace.logs)
     try:
-        _play(workspace, devices, broker=broker, processes=processes, display=display)
+        with ExitStack() as stack:
+            if options.dashboard:
+                stack.enter_context(page.dashboard(workspace, broker, tell=display.note))
+            _play(workspace, devices, broker=broker, processes=processes, display=display)
         restarts = processes.restarts()
     finally:
         processes.stop()
