@@ -30,11 +30,11 @@ check: $(VENV)/installed ## Format, lint, types and floors
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 test: $(VENV)/installed ## The test suite; ends with line coverage, at least 95 % of all but the shells
-	$(BIN)/python -m pytest -m 'not system' --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -m 'not system and not browser' --numprocesses 3 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report
 
-system: $(VENV)/installed ## A fleet under a real systemd in a container, from the installer alone (root)
-	$(BIN)/python -m pytest -m system --numprocesses 2 --dist loadfile
+system: $(VENV)/installed ## A fleet under a real systemd, from the installer alone, and its page in a real Chromium (root)
+	$(BIN)/python -m pytest -m 'system or browser' --numprocesses 3 --dist loadfile
 
 simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
 	$(BIN)/fedfstq simulate delivery --seeds 4000 --jobs $$(nproc) $(SIMULATE)

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -44,6 +45,8 @@ ENVIRONMENT = {
 }
 BOOT_S = 90.0
 POWER_OFF_S = 20.0
+# What the container, and each unit with PrivateTmp, has of its own.
+HIDDEN = ("/tmp/", "/var/tmp/", "/run/")
 KILLED = (137, -9)  # what `timeout --signal=KILL` and nsenter above it say
 
 # $1 is an empty folder, $2 the machine id; the rest is what to boot. systemd takes a new machine id
@@ -79,6 +82,9 @@ def impossible() -> str | None:
         return "this root may not mount anything"
     if "\toverlay\n" not in Path("/proc/filesystems").read_text():
         return "this kernel has no overlay file system"
+    for seen in (str(Path(__file__).resolve()), f"{sys.prefix}/"):
+        if seen.startswith(HIDDEN):
+            return f"services cannot see {seen}: clone the project below /opt or /srv"
     return None
 
 

@@ -133,7 +133,9 @@ def activity(device: Device, scene: Scene) -> str:
         case DeviceState.IDLE if _is_in(device, scene):
             return "idle: its update is in"
         case DeviceState.AWAITING_RECEIPT:
-            return f"sent all of {device.upload.segments} segments, waits for the receipt"
+            segments = device.upload.segments
+            sent = f"sent all of {segments} segments, " if segments else ""
+            return f"{sent}waits for the receipt"
         case None:
             return "has not said what it does"
     return str(device.state.value)

@@ -221,9 +221,15 @@ class Device:
             self.eval_loss = foreign.number(told.loss)
 
     def goodput_bps(self, now: float) -> float | None:
-        """Return what it gets accepted per second: its own measure, else what was seen of it."""
-        if self.feeling.goodput_bps is not None:
-            return self.feeling.goodput_bps
+        """Return what it gets accepted per second: its own measure, or what is seen of it.
+
+        The lower of the two: its own is smoothed over a minute, and a link that has just turned bad
+        would pass for a good one.
+        """
+        told = [self.feeling.goodput_bps, self._seen_bps(now)]
+        return min((one for one in told if one is not None), default=None)
+
+    def _seen_bps(self, now: float) -> float | None:
         upload = self.upload
         seconds = now - upload.began_s
         if upload.sent <= 0 or seconds < _MEASURED_S or upload.is_done:
