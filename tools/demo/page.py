@@ -15,6 +15,7 @@ import yaml
 
 from tools.demo.broker import BrokerChoice
 from tools.demo.options import FEDERATION
+from tools.demo.processes import die_with_parent
 from tools.demo.workspace import Workspace
 
 LOGIN = "demo-watcher"
@@ -49,6 +50,8 @@ def dashboard(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            start_new_session=True,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one libc call, no locks
         )
         assert process.stdout is not None
         # The fleet does not wait for a page that is slow to start.

@@ -129,7 +129,7 @@ class Processes:
                 env={**os.environ, **self.environ},
                 # Ctrl-C reaches the demo alone, which then stops the others in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one libc call, no locks
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # one libc call, no locks
             )
 
     def pids(self) -> dict[str, int]:
@@ -143,7 +143,8 @@ class Processes:
         temporary.replace(self.folder / "pids.json")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is killed (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
