@@ -51,7 +51,7 @@ def test_a_service_is_started_killed_and_started_again_by_systemd(box: Any) -> N
     )
     box.run("systemctl daemon-reload && systemctl enable --now steady")
     first = box.show("steady", "MainPID")
-    box.run("systemctl kill --signal=KILL steady")
+    box.run("systemctl kill --kill-who=main --signal=KILL steady")
     box.wait(lambda: box.show("steady", "NRestarts") == "1", "a restart")
     box.wait(lambda: box.show("steady", "SubState") == "running", "the service")
     assert box.show("steady", "MainPID") != first

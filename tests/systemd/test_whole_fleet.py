@@ -175,7 +175,7 @@ def test_doctor_finds_nothing_that_fails(fleet: Fleet, file: str, own: str) -> N
 @pytest.mark.parametrize("unit", ["mosquitto.service", AGGREGATOR, *map(agent, DEVICES)])
 def test_a_fleet_whose_part_is_killed_learns_on(fleet: Fleet, unit: str) -> None:
     before = fleet.round()
-    fleet.box.run(f"systemctl kill --signal=KILL {unit}")
+    fleet.box.run(f"systemctl kill --kill-who=main --signal=KILL {unit}")
     if unit == "mosquitto.service":
         # The distribution's unit leaves a killed broker dead.
         fleet.box.run("systemctl restart mosquitto")
