@@ -127,6 +127,16 @@ def clone(rig: Any, device: Any) -> None:
     rig.settle()
 
 
+def begin_in_silence(make_rig: Any) -> tuple[Any, Any, Any]:
+    """Open a round for two devices that take part and have not sent anything yet."""
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
+    a, b = rig.add("a", "b", silent=True)
+    a.join()
+    b.join()
+    rig.settle()
+    return rig, a, b
+
+
 def alert(rig: Any) -> AlertNotice | None:
     payload = rig.said(Alert, code="cloned")[-1][1]
     return control.decode(AlertNotice, payload) if payload else None
@@ -159,11 +169,7 @@ def test_a_cloned_device_is_replaced_named_and_not_asked_again(make_rig: Any) ->
 def test_nothing_new_is_taken_from_a_cloned_device_until_its_status_is_cleared(
     make_rig: Any, update_maker: Any
 ) -> None:
-    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
-    a, b = rig.add("a", "b", silent=True)
-    a.join()
-    b.join()
-    rig.settle()
+    rig, _, b = begin_in_silence(make_rig)
     clone(rig, b)
     update = update_maker(client_id="b", run=rig.state.run.run, round_id=1)
     rig.say(UpManifest("b", update.uid), update.manifest)
@@ -182,11 +188,7 @@ def test_nothing_new_is_taken_from_a_cloned_device_until_its_status_is_cleared(
 def test_a_quarantine_outlives_the_aggregator_and_the_broker(
     make_rig: Any, update_maker: Any
 ) -> None:
-    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
-    a, b = rig.add("a", "b", silent=True)
-    a.join()
-    b.join()
-    rig.settle()
+    rig, a, b = begin_in_silence(make_rig)
     clone(rig, b)
     rig.published.clear()
     rig.restart()
@@ -213,11 +215,7 @@ def test_one_number_for_two_updates_is_a_clone_though_no_session_comes_back(
     make_rig: Any, update_maker: Any
 ) -> None:
     """Two boards that take turns, each started anew, look like one that restarts."""
-    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, deadline_s=600.0).start()
-    a, b = rig.add("a", "b", silent=True)
-    a.join()
-    b.join()
-    rig.settle()
+    rig, _, _ = begin_in_silence(make_rig)
     made = [
         update_maker(client_id="b", run=rig.state.run.run, round_id=1, seq=7, steps=steps)
         for steps in (1, 2)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tools.operate.options import ConfigOption, FleetOption, WatcherOption
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -43,17 +44,9 @@ def dashboard(
         Path | None, typer.Option(metavar="FILE", help="Certificate with its chain, PEM.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key, PEM.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML with federation, login and broker."),
-    ] = None,
-    fleet: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The fleet's folder; this one or ./fleet by default."),
-    ] = None,
-    login: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="A person of that fleet.")
-    ] = "viewer",
+    config: ConfigOption = None,
+    fleet: FleetOption = None,
+    login: WatcherOption = "viewer",
 ) -> None:
     """Show a fleet in a browser: it is served here, and the browser needs no broker."""
     from tools.dashboard.auth import AuthError, check_exposure, parse_address

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tools.operate.options import ConfigOption, FleetOption, WatcherOption
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -31,17 +31,9 @@ def watch(
         ),
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Print how it is, and end.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML with federation, login and broker."),
-    ] = None,
-    fleet: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The fleet's folder; this one or ./fleet by default."),
-    ] = None,
-    login: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="A person of that fleet.")
-    ] = "viewer",
+    config: ConfigOption = None,
+    fleet: FleetOption = None,
+    login: WatcherOption = "viewer",
 ) -> None:
     """Show a fleet as it is: round, devices, transfers, losses, watts, alerts. q ends it."""
     from tools.monitor.login import login_of

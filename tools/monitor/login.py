@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.operate.login import OperatorConfig, from_file, from_fleet
+from tools.operate.login import OperatorConfig, fleet_here, from_file, from_fleet
 from tools.settings import SettingsError
 
 VIEWER = "viewer"
@@ -25,6 +25,4 @@ def login_of(config: Path | None, fleet: Path | None, login: str) -> OperatorCon
         raise SettingsError("give --config or --fleet, not both")
     if config:
         return from_file(config)
-    here = Path.cwd()
-    default = here if (here / "fleet.yaml").is_file() else here / "fleet"
-    return from_fleet(fleet or default, login=login, only_watches=True)
+    return from_fleet(fleet or fleet_here(), login=login, only_watches=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tools.operate.options import ConfigOption, FleetOption
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -47,14 +48,8 @@ def command(
             help="10 by default; 600 for drain and evaluate, whose end is waited for.",
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML with federation, login and broker."),
-    ] = None,
-    fleet: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The fleet's folder; this one or ./fleet by default."),
-    ] = None,
+    config: ConfigOption = None,
+    fleet: FleetOption = None,
     login: Annotated[
         str, typer.Option("--as", metavar="NAME", help="An operator of that fleet.")
     ] = "operator",
@@ -121,7 +116,7 @@ def _targets(words: list[str], *, everybody: bool, reason: str) -> tuple[list[st
 
 
 def _settings(config: Path | None, fleet: Path | None, login: str) -> OperatorConfig:
-    from tools.operate.login import from_file, from_fleet
+    from tools.operate.login import fleet_here, from_file, from_fleet
     from tools.settings import SettingsError
 
     if config and fleet:
@@ -129,9 +124,7 @@ def _settings(config: Path | None, fleet: Path | None, login: str) -> OperatorCo
     try:
         if config:
             return from_file(config)
-        here = Path.cwd()
-        default = here if (here / "fleet.yaml").is_file() else here / "fleet"
-        return from_fleet(fleet or default, login=login)
+        return from_fleet(fleet or fleet_here(), login=login)
     except SettingsError as error:
         _fail(ExitCode.CONFIG, str(error))
 

@@ -38,6 +38,12 @@ def from_file(path: Path) -> OperatorConfig:
     return load(OperatorConfig, path, environ=os.environ)
 
 
+def fleet_here() -> Path:
+    """Return the fleet's folder where none is named: this one, or ./fleet."""
+    here = Path.cwd()
+    return here if (here / "fleet.yaml").is_file() else here / "fleet"
+
+
 def from_fleet(folder: Path, *, login: str, only_watches: bool = False) -> OperatorConfig:
     """Return the login of a person in the folder that `fedfstq init fleet` made.
 
