@@ -18,7 +18,7 @@ from transport.errors import LinkLost, MessageError
 from transport.link import Delivery, Link, LinkDown, LinkEvent, Publication
 from transport.messages import Message
 from transport.signing import Seals, Unsigned
-from transport.topics import CoordStatus, Topics
+from transport.topics import CoordStatus, DeviceTopic, Topics
 from transport.wire import MqttVersion, publish_size
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,25 @@ class Gate:
             has_room = self._held_bytes <= MAX_HELD_BYTES
         if has_room:
             self._held.append(delivery)
+
+    def disconnected(self) -> None:
+        """Forget which devices the connection showed: the next one's broker tells it anew.
+
+        A status that outlives its connection would pass for a device that is there, so that its
+        command goes out before it has come back, and none when it does. What devices answered
+        stays, and so does word that a status was cleared, which no broker tells twice.
+        """
+        kept = [one for one in self._held if not (one.payload and self._is_status(one))]
+        self.release()
+        for delivery in kept:
+            self.hold(delivery)
+
+    def _is_status(self, delivery: Delivery) -> bool:
+        try:
+            address = self._topics.parse(delivery.topic)
+        except MessageError:
+            return False
+        return isinstance(address, DeviceTopic) and address.leaf == "status"
 
     def release(self) -> list[Delivery]:
         """Return what was kept."""

@@ -309,6 +309,7 @@ class Service:
                 case LinkDown():
                     self._outage.disconnected(now)
                     self._fence.disconnected()
+                    self._gate.disconnected()
                     self._coordinator.disconnected()
                 case LinkRefused(error):
                     raise error

@@ -411,7 +411,11 @@ class Training:
         return outputs
 
     def _replace_silent(self, client_ids: tuple[str, ...], *, now: float) -> list[Output]:
-        """Ask others in place of devices that have not answered, and then wait for none of them."""
+        """Ask others in place of devices that have not answered, and then wait for none of them.
+
+        Where nobody takes their place they are asked once more: a broker that lost its memory may
+        have lost the command, and the same one twice is one.
+        """
         logger.warning(
             "silent round=%d clients=%s: no answer within %.0f s",
             self._record.round_id,
@@ -419,7 +423,9 @@ class Training:
             self._config.answer_timeout_s,
         )
         self._presence.fell_silent(client_ids)
-        return [*self._fill_cohort(now), *self._tick_round(now)]
+        replaced = self._fill_cohort(now)
+        outputs = [*replaced, *self._tick_round(now)]
+        return outputs if replaced else [*outputs, *self._commands(client_ids, now=now)]
 
     def _abandon(self, arrived: int, *, now: float) -> list[Output]:
         told = abandoned(self._record, arrived=arrived, quorum=self._config.quorum)

@@ -19,6 +19,7 @@ from transport.topics import (
     CoordStatus,
     DeviceTopic,
     Down,
+    Response,
     Topics,
     UpSegment,
 )
@@ -158,6 +159,20 @@ def test_what_devices_say_waits_and_uploads_only_so_many(gate: Gate) -> None:
         gate.hold(one)
     assert gate.release() == [*segments[:MAX_HELD_UPLOADS], *statuses]
     assert gate.release() == []
+
+
+def test_a_status_does_not_outlive_the_connection_that_showed_it(gate: Gate) -> None:
+    """The device may be away by then; the next connection's broker tells whether it is."""
+    status = delivery(TOPICS.topic(DeviceTopic("a", "status")), b"{}", retain=True)
+    cleared = delivery(TOPICS.topic(DeviceTopic("b", "status")))
+    telemetry = delivery(TOPICS.topic(DeviceTopic("a", "telemetry")), b"{}")
+    answer = delivery(TOPICS.topic(Response("a", "train", "0" * 16)), b"{}")
+    segment = delivery(TOPICS.topic(UpSegment("a", "0" * 32, 0)), b"{}")
+    nonsense = delivery("fl/v1/lab/what", b"{}")
+    for one in (status, cleared, telemetry, answer, segment, nonsense):
+        gate.hold(one)
+    gate.disconnected()
+    assert gate.release() == [cleared, telemetry, answer, segment, nonsense]
 
 
 def test_messages_for_people_get_the_wall_clock_and_others_their_frame() -> None:

@@ -434,6 +434,22 @@ def test_a_silent_device_is_asked_again_when_it_shows_up(make_rig: Any) -> None:
     assert rig.now == pytest.approx(1025.0)
 
 
+def test_a_device_whose_command_was_lost_is_asked_again_where_nobody_replaces_it(
+    make_rig: Any,
+) -> None:
+    """A broker that was wiped between taking a command and delivering it has lost it for good."""
+    rig = make_rig(goal=2, quorum=2, min_devices=2, rounds=1, answer_timeout_s=20.0).start()
+    a, b = rig.add("a", "b")
+    b.silent = True
+    a.join()
+    b.join()
+    rig.advance(15.0)
+    b.silent = False  # it is there all along, and has nothing to say
+    rig.finish()
+    assert b.trained == [1]
+    assert rig.now == pytest.approx(1020.0)
+
+
 def test_those_that_answer_are_asked_before_those_that_did_not(make_rig: Any) -> None:
     rig = make_rig(goal=2, quorum=2, min_devices=4, rounds=5, answer_timeout_s=20.0).start()
     devices = rig.add("a", "b", "c", "dead")

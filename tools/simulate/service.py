@@ -278,6 +278,7 @@ class Aggregator:
             outputs += fence.connected(now)
         elif change is _Change.DOWN:
             fence.disconnected()
+            self._held = [entry for entry in self._held if not _shows_a_device(entry)]
             self.coordinator.disconnected()
         outputs += fence.tick(now)
         if self._has_begun and (fence.leads or fence.was_away):
@@ -497,3 +498,9 @@ class Aggregator:
         """
         if self.world.crashes and self.world.is_fatal(self.name, point):
             raise Crash
+
+
+def _shows_a_device(entry: Entry) -> bool:
+    """Say whether this is a status, which the broker of the next connection tells anew."""
+    address = entry.address
+    return isinstance(address, DeviceTopic) and address.leaf == "status" and bool(entry.message)

@@ -61,6 +61,16 @@ def test_the_broker_forgets_again_and_again(script: Any, play: Any, kind: Kind) 
     assert outcome.tally[f"fault {kind.value}"] == len(faults)
 
 
+@pytest.mark.parametrize("at", [10.5, 10.75, 11.0])
+def test_a_broker_that_forgets_while_the_lead_is_claimed_costs_no_round(
+    script: Any, play: Any, at: float
+) -> None:
+    """Whom the connection before showed may be away when the aggregator leads again."""
+    wipes = [Fault(moment, Kind.BROKER_WIPE, duration_s=0.2) for moment in (at, at + 0.8)]
+    outcome = play(script(*wipes, devices=2, goal=2, quorum=2, rounds=3, deadline_s=600.0, seed=2))
+    assert outcome.virtual_s < 90.0, "nobody waited for an answer, let alone for the deadline"
+
+
 def test_a_long_blackout_makes_an_update_late_and_not_lost(script: Any, play: Any) -> None:
     """The device comes back after its round; what it trained counts in a later one."""
     dark = Fault(14.0, Kind.BLACKOUT, "d0", 40.0)
