@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.codec import Order
+from codec.codings import Coding
 from codec.disjoint import check_disjoint
 from codec.importance import fisher_or_uniform
 from codec.inputs import byte_budget, check_delta, check_fisher, check_sum
@@ -50,6 +51,7 @@ class FstqPlus:
     codec_id: int = 3
     order: Order = Order.ORDERED
     dense: bool = False
+    coding: Coding = Coding.GOLOMB
 
     def encode(
         self,
@@ -79,7 +81,7 @@ class FstqPlus:
         self.check(delta, fisher, layout=layout, budget=budget)
         weights = fisher_or_uniform(fisher, size=layout.size)
         propose = Planned(delta, weights, layout, seed)
-        payloads = fill(propose, layout=layout, budget=budget)
+        payloads = fill(propose, layout=layout, budget=budget, coding=self.coding)
         return pack_all(payloads, codec_id=self.codec_id, layout=layout)
 
     def check(
@@ -98,7 +100,7 @@ class FstqPlus:
         payload = open_payload(
             segment, codec_id=self.codec_id, index=index, count=segment_count, layout=layout
         )
-        return parse_slices(payload, layout=layout)
+        return parse_slices(payload, layout=layout, coding=self.coding)
 
     def accumulate(
         self,
@@ -153,13 +155,16 @@ class Planned:
         return self.plan
 
 
-def fill(propose: Proposal, *, layout: Layout, budget: Budget) -> list[bytearray]:
+def fill(
+    propose: Proposal, *, layout: Layout, budget: Budget, coding: Coding = Coding.GOLOMB
+) -> list[bytearray]:
     """Return the payloads of the first proposal that meets the budget closely, or of the best.
 
     Args:
         propose: Gives classes for a number of bits.
         layout: The delta's layout.
         budget: With a number of bytes for the update; not one more is used.
+        coding: Of the sets.
     """
     assert budget.update_bytes is not None
     goal = _first_goal(layout, budget, budget.update_bytes)
@@ -172,6 +177,7 @@ def fill(propose: Proposal, *, layout: Layout, budget: Budget) -> list[bytearray
             source,
             payload_bytes=budget.segment_bytes - HEADER_BYTES,
             update_bytes=budget.update_bytes,
+            coding=coding,
         )
         for each in slices_of(ranges, layout=layout):
             if not filled.add(each):

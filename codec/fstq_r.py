@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.codec import Order
+from codec.codings import Coding
 from codec.inputs import byte_budget, check_delta, check_fisher, check_sum
 from codec.rotated import sum_of
 from codec.rotated_encoder import Encoder, Source
@@ -48,6 +49,7 @@ class FstqR:
     codec_id: int = 4
     order: Order = Order.EXCHANGEABLE
     dense: bool = False
+    coding: Coding = Coding.GOLOMB
 
     def encode(
         self,
@@ -88,7 +90,10 @@ class FstqR:
         short = int(words(seed, stream=stream_of(Use.ORDER), start=0, count=1)[0]) & _SEED_MASK
         source = Source(np.ascontiguousarray(delta), np.array(fishers), layout, short)
         payloads = Encoder(
-            source, update_bytes=update_bytes, segment_bytes=budget.segment_bytes
+            source,
+            update_bytes=update_bytes,
+            segment_bytes=budget.segment_bytes,
+            coding=self.coding,
         ).payloads()
         return pack_all(payloads, codec_id=self.codec_id, layout=layout)
 
@@ -111,7 +116,9 @@ class FstqR:
         if not segments:
             return 0.0
         payloads = open_all(segments, codec_id=self.codec_id, count=segment_count, layout=layout)
-        estimates = Estimates(payloads, layout=layout, segment_count=segment_count)
+        estimates = Estimates(
+            payloads, layout=layout, segment_count=segment_count, coding=self.coding
+        )
         for offset, estimate in estimates.tensors():
             for start in range(0, estimate.size, _ADDED):
                 part = estimate[start : start + _ADDED].astype(np.float64)

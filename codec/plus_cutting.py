@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from codec.codings import Coding
 from codec.plus_classes import BLOCK, Classifier, blocks
 from codec.plus_plan import to_scale
 from codec.plus_slices import (
@@ -135,14 +136,22 @@ class Fill:
     payload_bytes: int
     left: int
     payloads: list[bytearray]
+    coding: Coding = Coding.GOLOMB
     bits: float = 0.0
     worth: float = 0.0
     complete: bool = True
 
     @classmethod
-    def of(cls, source: Source, *, payload_bytes: int, update_bytes: int) -> Fill:
+    def of(
+        cls,
+        source: Source,
+        *,
+        payload_bytes: int,
+        update_bytes: int,
+        coding: Coding = Coding.GOLOMB,
+    ) -> Fill:
         """Return a fill with one empty payload."""
-        return cls(source, payload_bytes, update_bytes - HEADER_BYTES, [bytearray()])
+        return cls(source, payload_bytes, update_bytes - HEADER_BYTES, [bytearray()], coding)
 
     @property
     def room(self) -> int:
@@ -157,7 +166,7 @@ class Fill:
             if self._is_full() and not self._open():
                 self.complete = False
                 return False
-            data = _pack(self.source, piece)
+            data = _pack(self.source, piece, self.coding)
             if len(data) <= self.room:
                 self.payloads[-1] += data
                 self.left -= len(data)
@@ -199,7 +208,7 @@ def _classify_range(
     return Range(place, begin, end - begin, sum(members), bits, max(saved + beyond, 0.0))
 
 
-def _pack(source: Source, ranges: Sequence[Range]) -> bytes:
+def _pack(source: Source, ranges: Sequence[Range], coding: Coding) -> bytes:
     """Return the slice of these ranges, each class's scale fitted to what it holds."""
     parts, fits = [], []
     for each in ranges:
@@ -217,7 +226,7 @@ def _pack(source: Source, ranges: Sequence[Range]) -> bytes:
             part.scales[number] = _scale(
                 of if number in shared else [fit[number]], otherwise=part.scales[number]
             )
-    return pack_slice(parts, layout=source.layout, shared=shared)
+    return pack_slice(parts, layout=source.layout, shared=shared, coding=coding)
 
 
 def _part(source: Source, each: Range) -> tuple[Part, dict[int, _Fit]]:

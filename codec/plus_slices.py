@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.bitstream import pack, packed_bytes, unpack
+from codec.codings import Coding
 from codec.errors import CorruptSegment, NonFinite
-from codec.sets import encode_set, take_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,13 +106,20 @@ _SIGNED_HALVES: Final = np.array(
 )
 
 
-def pack_slice(parts: Sequence[Part], *, layout: Layout, shared: frozenset[int]) -> bytes:
+def pack_slice(
+    parts: Sequence[Part],
+    *,
+    layout: Layout,
+    shared: frozenset[int],
+    coding: Coding = Coding.GOLOMB,
+) -> bytes:
     """Return the bytes of one slice.
 
     Args:
         parts: One range of a tensor, or whole tensors, ascending; each sends something.
         layout: Their layout.
         shared: The classes of which all parts have the same scale.
+        coding: Of the sets.
     """
     places, length = _joined(parts)
     classes = np.concatenate([part.classes for part in parts])
@@ -129,20 +136,22 @@ def pack_slice(parts: Sequence[Part], *, layout: Layout, shared: frozenset[int])
         steps = (after - before - 1 for before, after in zip([-1, *indices], indices, strict=False))
         chunks += map(_varint, (len(parts) - 1, *steps))
     chunks += [_varint(int(count) - 1) for count in counts[1:] if count]
-    chunks += _pack_sets(places, classes, length)
+    chunks += _pack_sets(places, classes, length, coding)
     chunks += _pack_scales(parts, shared)
     chunks += _pack_values(parts)
     return b"".join(chunks)
 
 
-def parse_slices(payload: memoryview, *, layout: Layout) -> list[Decoded]:
+def parse_slices(
+    payload: memoryview, *, layout: Layout, coding: Coding = Coding.GOLOMB
+) -> list[Decoded]:
     """Return the parts of all slices of a payload.
 
     Raises:
         CorruptSegment: A field, a length or a padding bit is not legal.
         NonFinite: A scale or a value is NaN or infinite.
     """
-    reader = _Reader(payload)
+    reader = _Reader(payload, coding)
     parts = []
     while reader.left:
         parts += _parse_slice(reader, layout)
@@ -157,8 +166,9 @@ def half_exponent(peak: float) -> int:
 class _Reader:
     """Takes bytes from a payload, never more than there are."""
 
-    def __init__(self, payload: memoryview) -> None:
+    def __init__(self, payload: memoryview, coding: Coding) -> None:
         self._rest = payload
+        self._coding = coding
 
     @property
     def left(self) -> int:
@@ -185,7 +195,7 @@ class _Reader:
         raise CorruptSegment("a number is longer than 32 bits")
 
     def set_of(self, count: int, size: int) -> IntArray:
-        places, used = take_set(self._rest, count=count, size=size)
+        places, used = self._coding.take_set(self._rest, count=count, size=size)
         self._rest = self._rest[used:]
         return places
 
@@ -210,12 +220,12 @@ def _joined(parts: Sequence[Part]) -> tuple[IntArray, int]:
     return np.concatenate(places), int(starts[-1])
 
 
-def _pack_sets(places: IntArray, classes: ClassArray, length: int) -> list[bytes]:
-    chunks = [encode_set(places, size=length)]
+def _pack_sets(places: IntArray, classes: ClassArray, length: int, coding: Coding) -> list[bytes]:
+    chunks = [coding.encode_set(places, size=length)]
     for number in (2, 3):  # which of those that have at least the class before
         classes = classes[classes >= number - 1]
         members = np.flatnonzero(classes >= number)
-        chunks.append(encode_set(members, size=classes.size))
+        chunks.append(coding.encode_set(members, size=classes.size))
     return chunks
 
 

@@ -7,26 +7,37 @@ from typing import TYPE_CHECKING, Final
 from codec.errors import UnknownCodec, UnsupportedVersion
 from codec.fstq import Fstq
 from codec.fstq_percentile import FstqPercentile
+from codec.fstq_plain import FstqPlusPlain, FstqRPlain
 from codec.fstq_plus import FstqPlus
 from codec.fstq_r import FstqR
 from codec.fstq_variants import FstqMagnitude, FstqRandom, FstqUniform
 from codec.reference.dense import BF16, FP16, FP32
 from codec.reference.eden import EDEN
 from codec.reference.fedbat import FEDBAT
+from codec.reference.fedfq import FEDFQ
 from codec.reference.fedpaq import FEDPAQ
+from codec.reference.flasc import FLASC
+from codec.reference.fstq_paper import FstqPaper
 from codec.reference.qsgd import QSGD
 from codec.reference.sign import SIGN
+from codec.reference.sparseloco import SPARSELOCO
 from codec.reference.stc import STC
 from codec.reference.top_k import TOP_K
 
 if TYPE_CHECKING:
     from codec.codec import Codec
 
-_REFERENCES: Final = (FP32, FP16, BF16, QSGD, FEDPAQ, TOP_K, STC, SIGN, EDEN, FEDBAT)
+_REFERENCES: Final = (
+    *(FP32, FP16, BF16, QSGD, FEDPAQ, TOP_K, STC, SIGN, EDEN, FEDBAT),
+    *(SPARSELOCO, FEDFQ, FLASC),
+)
 
 # Of codecs that write the same format the first is the one whose name stands for it.
-_FISHER: Final = (Fstq(), FstqPercentile(), FstqPlus(), FstqR())
-_CONTROLS: Final = (FstqRandom(), FstqMagnitude(), FstqUniform())
+_FISHER: Final = (Fstq(), FstqPercentile(), FstqPaper(), FstqPlus(), FstqR())
+_CONTROLS: Final = (
+    *(FstqRandom(), FstqMagnitude(), FstqUniform()),
+    *(FstqPlusPlain(), FstqRPlain()),
+)
 
 _BY_NAME: Final[dict[str, Codec]] = {
     codec.name: codec for codec in (*_FISHER, *_CONTROLS, *_REFERENCES)

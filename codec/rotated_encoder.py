@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from codec.codings import Coding
 from codec.errors import InvalidInput
 from codec.operating_points import LEVELLED, Points
 from codec.peeling import LEAST_PEAK, peeled
@@ -110,9 +111,17 @@ class _Plan:
 class Encoder:
     """Packs one update into its budget."""
 
-    def __init__(self, source: Source, *, update_bytes: int, segment_bytes: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        update_bytes: int,
+        segment_bytes: int,
+        coding: Coding = Coding.GOLOMB,
+    ) -> None:
         layout = source.layout
         self._source = source
+        self._coding = coding
         self._sizes = np.array([tensor.size for tensor in layout.tensors], dtype=np.int64)
         # No update is larger: every coordinate as a 16-bit float.
         most = 2 * layout.size + 4 * self._sizes.size + 16 + HEADER_BYTES
@@ -131,7 +140,7 @@ class Encoder:
         best: list[bytes] = []
         for _ in range(_DEALS):
             deal = self._deal(count)
-            attempts = _Attempts(self._source, self._sizes, deal)
+            attempts = _Attempts(self._source, self._sizes, deal, self._coding)
             payloads, overflow = attempts.fill(
                 self._update_bytes, self._useful_bytes, segment_bytes=self._segment_bytes
             )
@@ -142,6 +151,11 @@ class Encoder:
             count = deal.segments + max(1, deal.segments // 16)
             if count > self._most_segments:
                 break
+        if not best and count > 1:
+            # Segments so small that not all can say what they are of: one of them alone can.
+            attempts = _Attempts(self._source, self._sizes, self._deal(1), self._coding)
+            most = min(self._useful_bytes, self._segment_bytes)
+            best, _ = attempts.fill(most, most, segment_bytes=self._segment_bytes)
         if not best:
             raise InvalidInput(
                 f"no update of this layout fits {self._update_bytes:,} bytes in segments of "
@@ -176,8 +190,9 @@ class Encoder:
 class _Attempts:
     """Packs an update that is dealt in one way, with one allowance of bits after the other."""
 
-    def __init__(self, source: Source, sizes: IntArray, deal: Deal) -> None:
+    def __init__(self, source: Source, sizes: IntArray, deal: Deal, coding: Coding) -> None:
         self._source = source
+        self._coding = coding
         self._sizes = sizes
         self._deal = deal
         self._members = deal.members(source.layout)
@@ -223,7 +238,11 @@ class _Attempts:
                 overflow |= size <= update_bytes
             if best and (best_bytes >= enough or attempt + 1 >= _ATTEMPTS):
                 break
-            bits += 8 * min(aim - size, count * (segment_bytes - longest) or aim)
+            if self._coding is Coding.PLAIN:
+                # What rates take for an entropy code is a part of what it takes, at any rate.
+                bits *= min(aim / size, segment_bytes / longest)
+            else:
+                bits += 8 * min(aim - size, count * (segment_bytes - longest) or aim)
             if not fitting < bits < excessive:
                 bits = (fitting + min(excessive, 2 * fitting + 64)) / 2
         return best, overflow and best_bytes < _TOLERABLE * update_bytes
@@ -275,7 +294,7 @@ class _Attempts:
         """Return the payloads when the tensors are allowed so many bits."""
         plan = self._plan(bits)
         first = self._payload(0, plan)
-        if len(first) < _SMALL_SEGMENT:
+        if len(first) < _SMALL_SEGMENT and self._coding is Coding.GOLOMB:
             # What is best for one segment is best for all, or nearly so.
             heads = [replace(plan.head, merge=merge) for merge in _MERGES]
             plans = [replace(plan, head=head) for head in heads]
@@ -351,7 +370,7 @@ class _Attempts:
         shares = [
             self._share(place, share, plan) for place in map(int, members[plan.chosen[members]])
         ]
-        return pack_shares(plan.head, shares, members=members)
+        return pack_shares(plan.head, shares, members=members, coding=self._coding)
 
     def _share(self, place: int, share: int, plan: _Plan) -> Share:
         size = share_size(int(self._sizes[place]), share=share, shares=self._deal.shares)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from codec.codings import Coding
 from codec.errors import CorruptSegment
 from codec.hadamard import unrotate
 from codec.operating_points import BIASES
@@ -66,14 +67,19 @@ class Estimates:
     """The tensors that some segments of an update tell of; they are checked when this is made."""
 
     def __init__(
-        self, payloads: Mapping[int, memoryview], *, layout: Layout, segment_count: int
+        self,
+        payloads: Mapping[int, memoryview],
+        *,
+        layout: Layout,
+        segment_count: int,
+        coding: Coding = Coding.GOLOMB,
     ) -> None:
         """Parse the payloads of these segments, at least one.
 
         Raises:
             CodecError: A payload is not legal, or they are not of one update.
         """
-        opened = {index: parse_head(payload) for index, payload in payloads.items()}
+        opened = {index: parse_head(payload, coding=coding) for index, payload in payloads.items()}
         deal = _deal_of((head for head, _ in opened.values()), layout, segment_count)
         arrived = np.bincount([deal.group_of(index) for index in opened], minlength=deal.groups)
         groups_factor = deal.groups / int(np.count_nonzero(arrived))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.bitstream import pack, packed_bytes, unpack
+from codec.codings import Coding
 from codec.errors import CorruptSegment
-from codec.sets import encode_set, take_set
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,9 +37,9 @@ def count_bytes(count: int) -> bytes:
     return bytes(parts)
 
 
-def counted_set(places: IntArray, *, size: int) -> bytes:
+def counted_set(places: IntArray, *, size: int, coding: Coding = Coding.GOLOMB) -> bytes:
     """Return the count of a set and its members."""
-    return count_bytes(places.size) + encode_set(places, size=size)
+    return count_bytes(places.size) + coding.encode_set(places, size=size)
 
 
 def near_bytes(numbers: IntArray) -> bytes:
@@ -58,9 +58,15 @@ def sign_bytes(negative: BoolArray) -> bytes:
 class Reader:
     """Takes fields from a payload, never more than there is."""
 
-    def __init__(self, payload: memoryview) -> None:
+    def __init__(self, payload: memoryview, coding: Coding = Coding.GOLOMB) -> None:
         self._payload = payload
+        self._coding = coding
         self._position = 0
+
+    @property
+    def coding(self) -> Coding:
+        """How sets are written."""
+        return self._coding
 
     @property
     def left(self) -> int:
@@ -101,7 +107,8 @@ class Reader:
         Raises:
             CorruptSegment: The bytes are no such set.
         """
-        places, used = take_set(self._payload[self._position :], count=count, size=size)
+        rest = self._payload[self._position :]
+        places, used = self._coding.take_set(rest, count=count, size=size)
         self._position += used
         return places
 

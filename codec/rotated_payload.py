@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.bitstream import pack
+from codec.codings import Coding
 from codec.errors import CorruptSegment, NonFinite
 from codec.operating_points import LEVELLED, LOW_BITS, POINTS, TOP_LEVEL
 from codec.rotated_fields import Reader, counted_set, near_bytes, sign_bytes
@@ -95,50 +96,58 @@ NO_VALUES: Final[npt.NDArray[np.float16]] = np.empty(0, dtype=np.float16)
 NO_PEELS: Final[npt.NDArray[np.float32]] = np.empty(0, dtype=np.float32)
 
 
-def pack_shares(head: Head, shares: Sequence[Share], *, members: IntArray) -> bytes:
+def pack_shares(
+    head: Head, shares: Sequence[Share], *, members: IntArray, coding: Coding = Coding.GOLOMB
+) -> bytes:
     """Return the payload of these shares.
 
     Args:
         head: Its `merge` says which operating points share a class.
         shares: Of the tensors that are sent, in the layout's order.
         members: Places in the layout of all tensors of the segment's group, ascending.
+        coding: Of the sets; a plain one joins no tensors in a class.
     """
+    assert coding is Coding.GOLOMB or head.merge == 1
     form = head.mantissa_bits | (head.merge - 1) << _HALF_BITS
     parts = [_HEAD.pack(head.seed, head.groups, head.exponent, form)]
     tensors = np.array([share.tensor for share in shares], dtype=np.int64)
-    parts.append(counted_set(np.searchsorted(members, tensors), size=members.size))
+    present = np.searchsorted(members, tensors)
+    parts.append(counted_set(present, size=members.size, coding=coding))
     raw = np.array([share.number == RAW for share in shares], dtype=np.bool_)
     rotated = [share for share in shares if share.number != RAW]
-    parts.append(counted_set(np.flatnonzero(raw), size=raw.size))
+    parts.append(counted_set(np.flatnonzero(raw), size=raw.size, coding=coding))
     with_peels = np.array([share.peeled.size > 0 for share in rotated], dtype=np.bool_)
-    parts.append(counted_set(np.flatnonzero(with_peels), size=with_peels.size))
+    peeled = np.flatnonzero(with_peels)
+    parts.append(counted_set(peeled, size=with_peels.size, coding=coding))
     if rotated:
         parts.append(near_bytes(np.array([share.number for share in rotated])))
     if shares:
         parts.append(near_bytes(np.array([share.code for share in shares])))
-    for number, of_class in _classes(rotated, merge=head.merge):
-        parts.append(_pack_class(of_class, number=number))
+    for number, of_class in _classes(rotated, merge=head.merge, coding=coding):
+        parts.append(_pack_class(of_class, number=number, coding=coding))
     parts += [share.values.astype("<f2").tobytes() for share in shares if share.number == RAW]
     for share in rotated:
         if share.peeled.size:
             parts += [
-                counted_set(share.peeled, size=share.size),
+                counted_set(share.peeled, size=share.size, coding=coding),
                 share.peels.astype("<f4").tobytes(),
             ]
     return b"".join(parts)
 
 
-def parse_head(payload: memoryview) -> tuple[Head, Reader]:
+def parse_head(payload: memoryview, *, coding: Coding = Coding.GOLOMB) -> tuple[Head, Reader]:
     """Return what a payload starts with, and the reader of what follows.
 
     Raises:
         CorruptSegment: A field is not legal.
     """
-    reader = Reader(payload)
+    reader = Reader(payload, coding)
     seed, groups, exponent, form = _HEAD.unpack(reader.take(_HEAD.size))
     mantissa_bits, merge = form & ((1 << _HALF_BITS) - 1), (form >> _HALF_BITS) + 1
     if not groups or exponent > MAX_EXPONENT or mantissa_bits not in MANTISSA_BITS:
         raise CorruptSegment(f"{groups} groups, exponent {exponent}, form {form:#04x}")
+    if coding is Coding.PLAIN and merge > 1:
+        raise CorruptSegment(f"form {form:#04x} joins tensors")
     return Head(seed, groups, exponent, mantissa_bits, merge), reader
 
 
@@ -168,8 +177,7 @@ def parse_shares(reader: Reader, head: Head, *, members: IntArray, sizes: IntArr
     if numbers.max(initial=0) >= POINTS or numbers.min(initial=0) < RAW:
         raise CorruptSegment(f"operating point {numbers.max()} of {POINTS}")
     placed: dict[int, tuple[IntArray, npt.NDArray[np.int32]]] = {}
-    for key in sorted({_class_of(int(number), head.merge) for number in numbers[rotated]}):
-        of_class = [int(i) for i in rotated if _class_of(int(numbers[i]), head.merge) == key]
+    for of_class in _members(numbers, rotated, merge=head.merge, coding=reader.coding):
         number = int(numbers[of_class].max())
         placed |= _parse_class(reader, of_class, sizes[of_class], number=number)
     values = {int(i): _halves(reader, int(sizes[i])) for i in np.flatnonzero(raw)}
@@ -204,25 +212,41 @@ def _class_of(number: int, merge: int) -> int:
     return number // merge if number < LEVELLED else number
 
 
-def _classes(rotated: Sequence[Share], *, merge: int) -> list[tuple[int, list[Share]]]:
+def _members(
+    numbers: IntArray, rotated: IntArray, *, merge: int, coding: Coding
+) -> list[list[int]]:
+    """Return which tensors share a class, class by class."""
+    if coding is Coding.PLAIN:
+        return [[int(i)] for i in rotated]
+    classes = np.array([_class_of(int(number), merge) for number in numbers[rotated]])
+    return [[int(i) for i in rotated[classes == key]] for key in sorted({*classes.tolist()})]
+
+
+def _classes(
+    rotated: Sequence[Share], *, merge: int, coding: Coding
+) -> list[tuple[int, list[Share]]]:
     """Return the members of each class, ascending, with its highest operating point."""
+    if coding is Coding.PLAIN:
+        return [(share.number, [share]) for share in rotated]
     classes: dict[int, list[Share]] = {}
     for share in rotated:
         classes.setdefault(_class_of(share.number, merge), []).append(share)
     return [(max(share.number for share in classes[key]), classes[key]) for key in sorted(classes)]
 
 
-def _pack_class(shares: Sequence[Share], *, number: int) -> bytes:
+def _pack_class(shares: Sequence[Share], *, number: int, coding: Coding) -> bytes:
     starts = np.cumsum([0, *(share.size for share in shares)])
     places = np.concatenate(
         [share.places + start for share, start in zip(shares, starts[:-1], strict=True)]
     )
     levels = np.concatenate([share.levels for share in shares])
-    parts = [counted_set(places, size=int(starts[-1])), sign_bytes(levels < 0)]
+    support = counted_set(places, size=int(starts[-1]), coding=coding)
+    parts = [support, sign_bytes(levels < 0)]
     if number >= LEVELLED and places.size:
         rest = np.abs(levels) - 1
         low_bits = LOW_BITS[number]
-        parts.append(_pack_steps(rest >> low_bits))
+        steps = rest >> low_bits
+        parts.append(_pack_plain(steps) if coding is Coding.PLAIN else _pack_steps(steps))
         parts.append(pack((rest & ((1 << low_bits) - 1)).astype(np.uint32), width=low_bits))
     return b"".join(parts)
 
@@ -237,6 +261,11 @@ def _pack_steps(steps: npt.NDArray[np.int32]) -> bytes:
         if not steps.size:
             break
     return b"".join(parts)
+
+
+def _pack_plain(steps: npt.NDArray[np.int32]) -> bytes:
+    width = int(steps.max()).bit_length()
+    return bytes((width,)) + pack(steps.astype(np.uint32), width=width)
 
 
 def _parse_class(
@@ -263,7 +292,19 @@ def _parse_class(
     }
 
 
+def _parse_plain(reader: Reader, count: int) -> npt.NDArray[np.int32]:
+    width = reader.take(1)[0]
+    if width > (TOP_LEVEL - 1).bit_length():
+        raise CorruptSegment(f"steps of {width} bits")
+    steps = reader.fields(count, width=width).astype(np.int32)
+    if int(steps.max()) >= TOP_LEVEL:
+        raise CorruptSegment(f"a step is at most {TOP_LEVEL - 1}")
+    return steps
+
+
 def _parse_steps(reader: Reader, count: int) -> npt.NDArray[np.int32]:
+    if reader.coding is Coding.PLAIN:
+        return _parse_plain(reader, count)
     steps = np.zeros(count, dtype=np.int32)
     high = np.arange(count)
     for _ in range(1, TOP_LEVEL):

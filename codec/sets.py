@@ -49,7 +49,7 @@ def encode_set(places: IntArray, *, size: int) -> bytes:
         size: How many places there are, at most 2^28.
     """
     if 2 * places.size > size:
-        places = _others(places, size)
+        places = other_places(places, size)
     if not places.size:
         return b""
     gaps = np.empty(places.size, dtype=np.uint32)
@@ -94,7 +94,7 @@ def take_set(data: memoryview, *, count: int, size: int) -> tuple[IntArray, int]
     assert 0 <= count <= size
     if 2 * count > size:
         others, used = take_set(data, count=size - count, size=size)
-        return _others(others, size), used
+        return other_places(others, size), used
     if not count:
         return np.empty(0, dtype=np.int64), 0
     if not len(data) or data[0] > MAX_PARAMETER:
@@ -166,7 +166,7 @@ def _best_parameter(gaps: _Gaps, size: int) -> int:
     return best
 
 
-def _others(places: IntArray, size: int) -> IntArray:
+def other_places(places: IntArray, size: int) -> IntArray:
     """Return the places that are not among these."""
     missing = np.ones(size, dtype=np.bool_)
     missing[places] = False

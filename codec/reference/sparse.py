@@ -47,13 +47,44 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class SparseCodec(ABC):
-    """A codec that sends some coordinates, most important first."""
+class SparseFormat(ABC):
+    """What is decoded as some coordinates and a value of each."""
 
     name: str
     codec_id: int
     order: Order = Order.ORDERED
     dense: bool = False
+
+    def accumulate(
+        self,
+        segments: Mapping[int, bytes],
+        *,
+        layout: Layout,
+        segment_count: int,
+        weight: float,
+        total: SumArray | FloatArray,
+    ) -> float:
+        """Add `weight` times what these segments stand for to `total`, all of it or nothing.
+
+        Raises:
+            CodecError: A segment is not legal, or two hold the same coordinates.
+            InvalidInput: `total` or `weight` is not what it has to be.
+        """
+        check_sum(total, weight=weight, layout=layout)
+        payloads = open_all(segments, codec_id=self.codec_id, count=segment_count, layout=layout)
+        parts = self._parse([*payloads.values()], layout=layout)
+        for part in parts:
+            total[part.places] += weight * part.values.astype(np.float64)
+        return len(segments) / segment_count
+
+    @abstractmethod
+    def _parse(self, payloads: list[memoryview], *, layout: Layout) -> list[Sent]:
+        """Return what these payloads send; all of them are legal, no coordinate comes twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseCodec(SparseFormat):
+    """A codec that sends the coordinates of largest magnitude, most important first."""
 
     def encode(
         self,
@@ -89,28 +120,6 @@ class SparseCodec(ABC):
         )
         return pack_all(payloads, codec_id=self.codec_id, layout=layout)
 
-    def accumulate(
-        self,
-        segments: Mapping[int, bytes],
-        *,
-        layout: Layout,
-        segment_count: int,
-        weight: float,
-        total: SumArray | FloatArray,
-    ) -> float:
-        """Add `weight` times what these segments stand for to `total`, all of it or nothing.
-
-        Raises:
-            CodecError: A segment is not legal, or two hold the same coordinates.
-            InvalidInput: `total` or `weight` is not what it has to be.
-        """
-        check_sum(total, weight=weight, layout=layout)
-        payloads = open_all(segments, codec_id=self.codec_id, count=segment_count, layout=layout)
-        parts = self._parse([*payloads.values()], layout=layout)
-        for part in parts:
-            total[part.places] += weight * part.values.astype(np.float64)
-        return len(segments) / segment_count
-
     @abstractmethod
     def _about_bytes(self, count: int, *, layout: Layout, room: int) -> int:
         """Return about how many bytes an update of `count` coordinates has; never falls much."""
@@ -125,10 +134,6 @@ class SparseCodec(ABC):
             layout: The delta's layout.
             room: Most bytes that a payload may have.
         """
-
-    @abstractmethod
-    def _parse(self, payloads: list[memoryview], *, layout: Layout) -> list[Sent]:
-        """Return what these payloads send; all of them are legal, no coordinate comes twice."""
 
 
 def fit(

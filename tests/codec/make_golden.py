@@ -41,6 +41,12 @@ UPDATE_BYTES = {
     "stc": 300,
     "eden": 260,
     "fstq-r": 300,
+    "fstq-paper": 300,
+    "sparseloco": 300,
+    "fedfq": 400,
+    "flasc": 500,
+    "fstq-plus-plain": 400,
+    "fstq-r-plain": 400,
 }  # others: by layout
 SEGMENT_BYTES = {
     "fp32": 1024,

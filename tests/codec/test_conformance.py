@@ -118,6 +118,10 @@ def half_levels(random: np.random.Generator, size: int) -> np.ndarray:
     return with_top(random.integers(0, 8, size) + 0.5, 7.5) * signs(random, size)
 
 
+def levels_of_127(random: np.random.Generator, size: int) -> np.ndarray:
+    return with_top(random.integers(1, 128, size).astype(np.float64), 127) * signs(random, size)
+
+
 # What each codec gives back as it was, tensor by tensor, where the budget is ample.
 GRIDS: dict[str, Values] = {
     "fp32": floats,
@@ -137,6 +141,12 @@ GRIDS: dict[str, Values] = {
     "sign": dyadic(signs),
     "fedbat": dyadic(signs),
     "eden": dyadic(spike),
+    "fstq-paper": halves,
+    "sparseloco": dyadic(signs),
+    "fedfq": dyadic(levels_of_127),
+    "flasc": floats,
+    "fstq-plus-plain": dyadic(half_levels),
+    "fstq-r-plain": halves,
 }
 
 
@@ -484,7 +494,12 @@ def test_each_further_segment_brings_the_update_closer_to_the_delta(
         decoded = decode(codec, some, layout=layout, count=len(segments))
         errors.append(((decoded - delta) ** 2).sum())
     assert errors[-1] < errors[0]
-    if codec.name not in {"qsgd", "fedpaq", "fedbat"}:  # whose rounding can hurt here and there
+    if codec.name not in {
+        "qsgd",
+        "fedpaq",
+        "fedbat",
+        "fedfq",
+    }:  # whose rounding can hurt here and there
         assert all(more > less for more, less in itertools.pairwise(errors))
 
 

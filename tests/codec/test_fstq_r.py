@@ -486,6 +486,18 @@ def test_sums_are_those_of_a_dense_average(layout_of: LayoutOf) -> None:
     np.testing.assert_allclose(single, dense, rtol=1e-4, atol=1e-7)
 
 
+def test_where_small_segments_cannot_all_say_what_they_are_of_one_is_the_update(
+    layout_of: LayoutOf,
+) -> None:
+    layout = layout_of([134, 255, 210, 210])
+    random = np.random.default_rng(283)
+    delta = random.standard_t(2, layout.size).astype(np.float32)
+    fisher = random.lognormal(0, 2, layout.size).astype(np.float32)
+    segments = encode(delta, layout, 283, fisher=fisher, segment_bytes=64, seed=283)
+    assert [len(segment) <= 64 for segment in segments] == [True]
+    assert np.isfinite(decoded(segments, layout)).all()
+
+
 def test_no_segments_add_nothing_and_a_part_returns_its_share(layout_of: LayoutOf) -> None:
     layout = layout_of([4000])
     segments = encode(normal(4000), layout, 900, segment_bytes=300)

@@ -17,9 +17,12 @@ from codec.layout import Layout
 from codec.reference.dense import BF16, FP16, FP32
 from codec.reference.eden import EDEN
 from codec.reference.fedbat import FEDBAT
+from codec.reference.fedfq import FEDFQ
 from codec.reference.fedpaq import FEDPAQ
+from codec.reference.flasc import FLASC
 from codec.reference.qsgd import QSGD
 from codec.reference.sign import SIGN
+from codec.reference.sparseloco import SPARSELOCO
 from codec.reference.stc import STC
 from codec.reference.top_k import TOP_K
 
@@ -29,8 +32,9 @@ Draw = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 REFERENCES: tuple[Codec, ...] = (
     *(FP32, FP16, BF16, QSGD, FEDPAQ, SIGN, FEDBAT),
     *(TOP_K, STC, EDEN),
+    *(SPARSELOCO, FEDFQ, FLASC),
 )
-RANDOM = {"qsgd", "fedpaq", "fedbat", "eden"}
+RANDOM = {"qsgd", "fedpaq", "fedbat", "eden", "fedfq"}
 ODD = [(1,), (2,), (1, 1, 1), (7,), (513, 1, 64), (1000, 3), (8, 160, 2048)]
 SEGMENT_BYTES = 192
 
