@@ -1,8 +1,10 @@
-"""Where the journal keeps the rounds' accounts: three tables that nothing but reports reads.
+"""Where the journal keeps the rounds' accounts, for reports alone.
 
     accounts        one row per committed round: when, what the run is, what the tensors did
     traffic         one row per round and device that was asked or has sent anything
     contributions   one row per round and update in its mean
+    open_traffic    one row per device that has sent anything while the open round has been on,
+                    which a restarted aggregator goes on from; empty once that is committed
 
 They are made where they are missing, in journals of before as well; an aggregator that does not
 know them leaves them alone, so that they do not raise the schema's version.
@@ -37,6 +39,12 @@ _TABLES = (
     norm REAL NOT NULL, clipped INTEGER NOT NULL,
     PRIMARY KEY (round_id, uid)
 ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS open_traffic (
+    client_id TEXT PRIMARY KEY, round_id INTEGER NOT NULL,
+    payload_bytes INTEGER NOT NULL, framing_bytes INTEGER NOT NULL, mqtt_bytes INTEGER NOT NULL,
+    repeated_bytes INTEGER NOT NULL, refused_bytes INTEGER NOT NULL,
+    packets INTEGER NOT NULL, repeated_packets INTEGER NOT NULL
+) WITHOUT ROWID""",
 )
 
 
@@ -46,10 +54,30 @@ def create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def save_traffic(
+    connection: sqlite3.Connection, round_id: int, client_id: str, sent: DeviceTraffic
+) -> None:
+    """Write what a device has sent while the open round has been on; the caller's transaction."""
+    connection.execute(
+        "INSERT OR REPLACE INTO open_traffic VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (client_id, round_id, *astuple(sent)),
+    )
+
+
+def load_traffic(connection: sqlite3.Connection, round_id: int) -> dict[str, DeviceTraffic]:
+    """Return device → what it has sent while this round has been on."""
+    rows = connection.execute(
+        "SELECT client_id, payload_bytes, framing_bytes, mqtt_bytes, repeated_bytes, "
+        "refused_bytes, packets, repeated_packets FROM open_traffic WHERE round_id = ?",
+        (round_id,),
+    )
+    return {client_id: DeviceTraffic(*sent) for client_id, *sent in rows}
+
+
 def write_account(
     connection: sqlite3.Connection, round_id: int, account: RoundAccount, *, committed_at: float
 ) -> None:
-    """Write a round's account, in the caller's transaction.
+    """Write a round's account, in the caller's transaction; no round is open after it.
 
     Args:
         connection: The journal's.
@@ -78,3 +106,4 @@ def write_account(
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(round_id, *astuple(one)) for one in account.contributions],
     )
+    connection.execute("DELETE FROM open_traffic")

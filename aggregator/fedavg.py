@@ -23,6 +23,7 @@ import numpy as np
 
 from aggregator.admission import Refusal
 from aggregator.norms import NormPolicy, update_norm
+from aggregator.tensor_bits import can_tell, tensor_bits
 from aggregator.tensors import Counts, count_moved
 from codec.codec import Codec, Order, SumArray
 from codec.errors import CodecError
@@ -57,6 +58,9 @@ class Average:
         norms: uid → norm, as it went into the mean, for those that are in it.
         clipped: The uids that were scaled down to the bound.
         moved: int64 (tensors,), coordinates that are not zero, summed over those in the mean.
+        bits: int64 (tensors,), each tensor's own bits of their payload; None where the codec
+            cannot tell.
+        payload_bytes: Of the segments of those in the mean.
     """
 
     mean: SumArray
@@ -65,6 +69,8 @@ class Average:
     norms: Mapping[str, float]
     clipped: tuple[str, ...]
     moved: Counts
+    bits: Counts | None
+    payload_bytes: int
 
 
 def federated_average(
@@ -95,6 +101,8 @@ def federated_average(
     total = np.zeros(layout.size, dtype=np.float64)
     scratch = np.empty(layout.size, dtype=np.float64)
     moved = np.zeros(len(layout.tensors), dtype=np.int64)
+    bits = np.zeros(len(layout.tensors), dtype=np.int64) if can_tell(codec) else None
+    payload_bytes = 0
     weights = 0.0
     norms: dict[str, float] = {}
     clipped: list[str] = []
@@ -117,6 +125,11 @@ def federated_average(
             scratch *= norm_bound / norm
             norm = norm_bound
         moved += count_moved(scratch, layout)
+        payload_bytes += sum(map(len, update.segments.values()))
+        if bits is not None:
+            bits += tensor_bits(
+                codec, update.segments, scratch, layout=layout, segment_count=update.segment_count
+            )
         weight = update.weight * (share if codec.order is Order.EXCHANGEABLE else 1.0)
         scratch *= weight
         total += scratch
@@ -124,7 +137,7 @@ def federated_average(
         norms[update.uid] = norm
     if weights:
         total /= weights
-    return Average(total, tuple(norms), refused, norms, tuple(clipped), moved)
+    return Average(total, tuple(norms), refused, norms, tuple(clipped), moved, bits, payload_bytes)
 
 
 def _decode(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from aggregator.account import DeviceTraffic
 from transport import frame
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
@@ -136,6 +137,7 @@ class Snapshot:
         finished: The run has ended with `version`.
         earlier: The newest committed rounds, at most `EARLIER_ROUNDS`, in order.
         cloned: The devices of which nothing new is let in, since two share the identity.
+        traffic: Device → what it has sent while `round` has been on.
     """
 
     version: int = 0
@@ -147,3 +149,4 @@ class Snapshot:
     finished: bool = False
     earlier: tuple[RoundRecord, ...] = ()
     cloned: frozenset[str] = frozenset()
+    traffic: Mapping[str, DeviceTraffic] = field(default_factory=dict)

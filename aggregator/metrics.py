@@ -37,7 +37,7 @@ FRESH_S = 40.0
 MAX_CODES = 64
 REFUSED = "refused-"
 
-_QUANTILES = (0.1, 0.5, 0.9)
+_SHARES = (0.1, 0.5, 0.9)
 _GONE = frozenset({DeviceState.OFFLINE, DeviceState.LOST})
 _BITS_PER_BYTE = 8
 
@@ -340,15 +340,15 @@ class Metrics:
         self._values.set("devices_without_label", len(self._devices) - len(self._labelled))
         if self._has_new_goodput:
             self._has_new_goodput = False
-            self._quantiles()
+            self._shares()
         return tuple(
             Sampled(family, tuple(self._values.of[family.name].items())) for family in FAMILIES
         )
 
-    def _quantiles(self) -> None:
+    def _shares(self) -> None:
         told = sorted(
             device.goodput for device in self._devices.values() if device.goodput is not None
         )
-        for quantile in _QUANTILES:
-            value = told[min(len(told) - 1, int(quantile * len(told)))] if told else None
-            self._values.set("goodput_bytes_per_second", value, str(quantile))
+        for share in _SHARES:
+            value = told[min(len(told) - 1, int(share * len(told)))] if told else None
+            self._values.set("goodput_bytes_per_second", value, str(share))

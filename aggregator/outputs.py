@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aggregator.account import RoundAccount
+from aggregator.account import DeviceTraffic, RoundAccount
 from aggregator.journal import RoundRecord
 from transport.control import RoundSummary
 from transport.messages import Evaluation, Manifest, Receipt
@@ -51,6 +51,19 @@ class SaveRound:
     """Make the round's record durable before anything that follows is published."""
 
     record: RoundRecord
+
+
+@dataclass(frozen=True, slots=True)
+class JournalTraffic:
+    """Make durable what a device has sent while the open round has been on.
+
+    Attributes:
+        sent: A copy: the counters themselves go on.
+    """
+
+    round_id: int
+    client_id: str
+    sent: DeviceTraffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +187,7 @@ Output = (
     | SendAdapter
     | ClearAdapter
     | SaveRound
+    | JournalTraffic
     | JournalManifest
     | JournalSegment
     | JournalLate

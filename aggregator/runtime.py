@@ -52,6 +52,7 @@ from aggregator.outputs import (
     JournalLate,
     JournalManifest,
     JournalSegment,
+    JournalTraffic,
     Output,
     Publish,
     Reopen,
@@ -88,6 +89,7 @@ Effect = Output | FenceOutput
 
 _JOURNALED = (
     SaveRound,
+    JournalTraffic,
     JournalManifest,
     JournalSegment,
     JournalLate,
@@ -475,6 +477,8 @@ class Service:
             average.moved,
             layout=self._adapter.layout,
             server_step=self._config.server_step,
+            bits=average.bits,
+            payload_bytes=average.payload_bytes,
         )
         result = Aggregated(
             facts, average.included, average.refused, average.norms, average.clipped, figures

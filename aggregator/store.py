@@ -43,6 +43,7 @@ from aggregator.outputs import (
     JournalLate,
     JournalManifest,
     JournalSegment,
+    JournalTraffic,
     Reopen,
     SaveRound,
 )
@@ -52,7 +53,13 @@ from transport.crash_points import reach
 from transport.messages import Evaluation, Manifest, Receipt
 
 JournalEntry = (
-    SaveRound | JournalManifest | JournalSegment | JournalLate | JournalCloned | JournalEvaluation
+    SaveRound
+    | JournalTraffic
+    | JournalManifest
+    | JournalSegment
+    | JournalLate
+    | JournalCloned
+    | JournalEvaluation
 )
 
 # What SQLite says when a statement or its values are wrong; anything else is the disk's.
@@ -144,12 +151,13 @@ class Store:
         committed = [record for state, record, _ in rounds if state == RoundState.COMMITTED.value]
         assert len(current) <= 1, "a round is opened after the one before is committed"
         version = summaries[-1].version if summaries else 0
+        open_round = _read_record(current[0]) if current else None
         (finished_version,) = self._connection.execute(
             "SELECT finished_version FROM run"
         ).fetchone()
         return Snapshot(
             version=version,
-            round=_read_record(current[0]) if current else None,
+            round=open_round,
             updates=tuple(self._updates()),
             settled=dict(self._receipts()),
             evaluations=dict(self._evaluations(version)),
@@ -157,6 +165,9 @@ class Store:
             finished=finished_version == version,
             earlier=tuple(_read_record(record) for record in committed[-EARLIER_ROUNDS:]),
             cloned=frozenset(self._cloned()),
+            traffic=account_tables.load_traffic(self._connection, open_round.round_id)
+            if open_round
+            else {},
         )
 
     def write(self, entries: Iterable[JournalEntry]) -> None:
@@ -166,6 +177,8 @@ class Store:
                 match entry:
                     case SaveRound(record):
                         self._save_round(record)
+                    case JournalTraffic(round_id, client_id, sent):
+                        account_tables.save_traffic(self._connection, round_id, client_id, sent)
                     case JournalManifest(uid, manifest):
                         self._execute(
                             "INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, NULL)",

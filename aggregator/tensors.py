@@ -14,6 +14,7 @@ from codec.codec import SumArray
 from codec.layout import Layout
 
 Counts = npt.NDArray[np.int64]
+_BITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,15 @@ class TensorFigures:
     Attributes:
         moved: Coordinates that are not zero in an update, summed over the updates in the mean.
         energy: Squared norm of what the server's step added to the tensor.
+        bits: Of the payload of the updates in the mean, each tensor's own, as
+            `aggregator.tensor_bits` has it; None where the codec cannot tell.
+        shared_bits: Those of no tensor; with `bits` they are that payload to the bit.
     """
 
     moved: tuple[int, ...]
     energy: tuple[float, ...]
+    bits: tuple[int, ...] | None = None
+    shared_bits: int = 0
 
 
 def count_moved(delta: SumArray, layout: Layout) -> Counts:
@@ -36,7 +42,13 @@ def count_moved(delta: SumArray, layout: Layout) -> Counts:
 
 
 def tensor_figures(
-    mean: SumArray, moved: Counts, *, layout: Layout, server_step: float
+    mean: SumArray,
+    moved: Counts,
+    *,
+    layout: Layout,
+    server_step: float,
+    bits: Counts | None = None,
+    payload_bytes: int = 0,
 ) -> TensorFigures:
     """Return the figures of a round.
 
@@ -45,7 +57,14 @@ def tensor_figures(
         moved: int64 (tensors,), as `count_moved` gives it, summed over the updates.
         layout: The run's layout.
         server_step: What the mean is multiplied with before it is added.
+        bits: int64 (tensors,), as `tensor_bits` gives it, summed over the updates; None where it
+            gives nothing.
+        payload_bytes: Of all segments of the updates.
     """
     parts = (mean[tensor.offset : tensor.end] for tensor in layout.tensors)
     energy = tuple(server_step**2 * float(np.dot(part, part)) for part in parts)
-    return TensorFigures(tuple(int(count) for count in moved), energy)
+    counts = tuple(int(count) for count in moved)
+    if bits is None:
+        return TensorFigures(counts, energy)
+    own = tuple(int(count) for count in bits)
+    return TensorFigures(counts, energy, own, _BITS * payload_bytes - sum(own))

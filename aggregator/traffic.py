@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from aggregator.account import DeviceTraffic
-from aggregator.outputs import JournalLate, JournalManifest, JournalSegment
+from aggregator.outputs import JournalLate, JournalManifest, JournalSegment, JournalTraffic
 from aggregator.uploads import UploadOutput, UploadRefused
 
 # What says that a packet brought something that was not held.
@@ -29,11 +29,13 @@ class UploadSize:
 class Traffic:
     """Counts the uploads of the round that is on, per device.
 
-    Not journaled before the round's end: what came before a restart is in the round's tally alone.
+    Args:
+        known: Device → what the journal has of it for this round.
     """
 
-    def __init__(self) -> None:
-        self._devices: dict[str, DeviceTraffic] = {}
+    def __init__(self, known: Mapping[str, DeviceTraffic] | None = None) -> None:
+        self._devices = {name: replace(sent) for name, sent in (known or {}).items()}
+        self._unsaved: set[str] = set()
 
     def count(
         self,
@@ -66,12 +68,19 @@ class Traffic:
         """Count a packet that was no message, or above the device's quota."""
         self._device(client_id).refused_bytes += packet_bytes
 
+    def unsaved(self, round_id: int) -> list[JournalTraffic]:
+        """Return what the journal does not have yet; it belongs beside the round's tally."""
+        names, self._unsaved = sorted(self._unsaved), set()
+        return [JournalTraffic(round_id, name, replace(self._devices[name])) for name in names]
+
     def take(self) -> dict[str, DeviceTraffic]:
         """Return device → what it has sent, and begin anew for the next round."""
         taken, self._devices = self._devices, {}
+        self._unsaved.clear()
         return taken
 
     def _device(self, client_id: str) -> DeviceTraffic:
         device = self._devices.setdefault(client_id, DeviceTraffic())
+        self._unsaved.add(client_id)
         device.packets += 1
         return device

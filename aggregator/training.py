@@ -119,7 +119,7 @@ class Training:
         self.quotas = Quotas(self._config.quotas)
         self._refusals = Refusals()
         self._bulletin = Bulletin()
-        self._traffic = Traffic()
+        self._traffic = Traffic(snapshot.traffic)
         self._energy = EnergyClaims(announcer.facts.run, max_device_w=config.max_device_w)
         self._cohort_size = cohort_size(config.goal, over_selection=config.over_selection)
         self._begin(snapshot.round or RoundRecord(round_id=adapter.version + 1))
@@ -201,7 +201,7 @@ class Training:
         )
         self._ledger.decline(client_id)
         return [
-            SaveRound(self._ledger.current(now)),
+            *self._save(now),
             # Replaced before it is counted out, or the round would close for want of others.
             *self._fill_cohort(now, leaving=client_id),
             *self._round_event(Declined(client_id), now=now),
@@ -212,7 +212,7 @@ class Training:
         saved: list[Output] = []
         if self._ledger.has_declined(client_id):
             self._ledger.accept(client_id)
-            saved.append(SaveRound(self._ledger.current(now)))
+            saved = self._save(now)
         return saved + self._round_event(Accepted(client_id), now=now)
 
     def announced(
@@ -301,7 +301,7 @@ class Training:
         outputs += self._refusals.tick(now)
         # Only while it is open: what is in the journal after that, its own outputs write.
         if self.state is TrainingState.OPEN and self._ledger.is_save_due(now):
-            outputs.append(SaveRound(self._ledger.current(now)))
+            outputs += self._save(now)
         if self._round is not None and self._bulletin.is_due(now):
             outputs.append(self._round_status(now))
         return outputs
@@ -335,9 +335,9 @@ class Training:
         self._ledger.attempt(cohort)
         # The record before the opening: what arrived may close the round at once, and only its
         # `Freeze` may say so on disk.
-        saved = SaveRound(self._ledger.current(now))
+        saved = self._save(now)
         outputs = self._open(cohort, left_s=self._config.deadline_s, now=now)
-        return [saved, *self._commands(cohort, now=now), *outputs]
+        return [*saved, *self._commands(cohort, now=now), *outputs]
 
     def _open(self, cohort: tuple[str, ...], *, left_s: float, now: float) -> list[Output]:
         """Begin, or go on with, an attempt whose record is made."""
@@ -372,7 +372,7 @@ class Training:
         decided = self._invitations.join(self._round, joining, now=now)
         self._bulletin.changed()
         return [
-            SaveRound(self._ledger.current(now)),
+            *self._save(now),
             *self._commands(joining, now=now),
             *self._after_round(decided, now=now),
         ]
@@ -431,7 +431,8 @@ class Training:
         told = abandoned(self._record, arrived=arrived, quorum=self._config.quorum)
         status = self._round_status(now)
         saved = SaveRound(self._leave_round(now))
-        return [saved, status, told, *self._open_if_possible(now)]
+        kinds = self._traffic.unsaved(self._ledger.round_id)
+        return [saved, *kinds, status, told, *self._open_if_possible(now)]
 
     def _close(self, reason: str, *, now: float) -> list[Output]:
         self._frozen = self._uploads.freeze(self._terms)
@@ -440,6 +441,7 @@ class Training:
         self.state = TrainingState.CLOSING
         return [
             self._round_status(now),
+            *self._save(now),
             Freeze(self._ledger.mark(RoundState.FROZEN, now=now), self._frozen),
             self._aggregate(),
         ]
@@ -458,6 +460,7 @@ class Training:
         clients = {uid: self._uploads.client_of(uid) for uid in result.refused}
         receipts = self._uploads.thaw(result.refused)
         return [
+            *self._save(now),
             Reopen(self._leave_round(now), receipts),
             *(Publish(Down(clients[uid], uid), receipts[uid]) for uid in sorted(receipts)),
             *self._open_if_possible(now),
@@ -508,6 +511,11 @@ class Training:
 
     # Small things -------------------------------------------------------------------------------
 
+    def _save(self, now: float) -> list[Output]:
+        """Return what makes the round durable, with the kinds of its bytes beside their sum."""
+        saved = SaveRound(self._ledger.current(now))
+        return [saved, *self._traffic.unsaved(self._ledger.round_id)]
+
     @property
     def _record(self) -> RoundRecord:
         return self._ledger.record
@@ -531,7 +539,7 @@ class Training:
     def _translate_and_save(self, answers: list[UploadOutput], *, now: float) -> list[Output]:
         outputs = self._translate(answers, now=now)
         if any(isinstance(output, JournalManifest | JournalSegment) for output in outputs):
-            outputs.append(SaveRound(self._ledger.current(now)))
+            outputs += self._save(now)
         return outputs
 
     def _translate(self, answers: list[UploadOutput], *, now: float) -> list[Output]:

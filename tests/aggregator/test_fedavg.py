@@ -98,6 +98,8 @@ def test_an_update_that_moves_a_coordinate_absurdly_far_is_left_out(sign: Any) -
 
 def test_sums_that_overflow_are_refused() -> None:
     class Overflowing:
+        name = "overflowing"
+
         def accumulate(self, *_: Any, total: Any, **__: Any) -> None:
             total[0] = np.inf
 

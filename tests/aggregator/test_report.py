@@ -141,6 +141,36 @@ def test_the_tensors_of_a_report_are_what_the_adapter_did(rig: Any, layout: Any)
         assert shown["energy"] == pytest.approx(energy, rel=1e-4)
 
 
+@pytest.mark.parametrize("codec", ["fstq+", "fstq-r", "eden"])
+def test_the_tensors_bits_and_what_they_share_are_the_journals_payload(
+    make_rig: MakeRig, codec: str
+) -> None:
+    rig = make_rig(rounds=2, codec=codec, bits_per_coordinate=9).start()
+    for device in rig.add("a", "b", codec=codec):
+        device.join()
+    rig.finish()
+    folder = rig.config.state_dir
+    document = document_of(read_run(folder))
+    ((payload_bytes,),) = journal_rows(folder, "SELECT sum(payload_bytes) FROM contributions")
+    payload = document["tensor_payload"]
+    assert payload["payload_bits"] == 8 * payload_bytes
+    assert payload["payload_bits"] == 8 * document["totals"]["bytes_up_payload"]
+    (table,) = (
+        content for path, content in _csv_files(document, Path("x")) if path.name == "tensors.csv"
+    )
+    lines = list(csv.DictReader(io.StringIO(table)))
+    told = [int(line["payload_bits"] or 0) for line in lines]
+    assert sum(told) == 8 * payload_bytes
+    if codec == "eden":
+        assert payload["untold_bits"] == 8 * payload_bytes
+        assert lines[-1]["tensor"] == "(not told apart)"
+        assert "this codec does not tell" in page_of(document)
+    else:
+        assert payload["own_bits"] == sum(told[:-1]) > 0
+        assert (lines[-1]["tensor"], told[-1]) == ("(shared)", payload["shared_bits"])
+        assert f">{payload['shared_bits']:,}<" in page_of(document)
+
+
 def test_a_journal_is_read_while_its_aggregator_runs_and_nothing_is_touched(rig: Any) -> None:
     """The rig still has the journal open, as an aggregator has it."""
 
@@ -161,21 +191,29 @@ def test_a_journal_is_read_while_its_aggregator_runs_and_nothing_is_touched(rig:
     assert all_files() == before
 
 
-def test_bytes_before_a_restart_are_counted_and_not_told_apart(make_rig: MakeRig) -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+def test_bytes_before_a_restart_are_told_apart_where_the_journal_has_their_kinds(
+    make_rig: MakeRig, *, is_known: bool
+) -> None:
     rig = make_rig(rounds=1, goal=2, quorum=2).start()
     first, second = rig.add("a", "b")
     first.join()
     second.join()
     second.most_segments = 0
     rig.run_until(lambda: bool(first.senders) and rig.now > 1001.0)
+    rig.kill()
+    if not is_known:  # software of before kept them in memory alone
+        with closing(sqlite3.connect(rig.config.state_dir / "journal.sqlite3")) as connection:
+            connection.execute("DROP TABLE open_traffic")
     rig.restart()
     second.most_segments = None
     rig.finish()
     document = document_of(read_run(rig.config.state_dir))
     (only,) = document["rounds"]
-    assert only["wire"]["unsplit"] > 0
+    assert (only["wire"]["unsplit"] == 0) is is_known
     assert sum(only["wire"].values()) == only["bytes_up"]
-    assert "started again" in document["notes"][0]
+    assert ["started again" in note for note in document["notes"]] == [True] * (not is_known)
+    assert journal_rows(rig.config.state_dir, "SELECT * FROM open_traffic") == []
 
 
 def test_a_journal_of_before_has_a_report_without_devices(rig: Any) -> None:

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from aggregator.account import DeviceTraffic
-from aggregator.outputs import JournalLate, JournalManifest, JournalSegment, Publish
+from aggregator.outputs import (
+    JournalLate,
+    JournalManifest,
+    JournalSegment,
+    JournalTraffic,
+    Publish,
+)
 from aggregator.traffic import Traffic, UploadSize
 from aggregator.uploads import UploadRefused
 from transport.messages import Receipt, ReceiptState, Want
@@ -45,6 +51,22 @@ def test_what_is_refused_or_cannot_be_read_is_refused_whole() -> None:
     traffic.count("a", UploadSize(150, 110), [UploadRefused("a", "codec", "")], body_bytes=100)
     traffic.count_unread("a", 7)
     assert traffic.take() == {"a": DeviceTraffic(refused_bytes=157, packets=2)}
+
+
+def test_what_the_journal_does_not_have_is_told_once_and_gone_on_from() -> None:
+    traffic = Traffic({"a": DeviceTraffic(repeated_bytes=3, packets=1, repeated_packets=1)})
+    assert traffic.unsaved(4) == []
+    traffic.count_unread("a", 7)
+    traffic.count_unread("b", 5)
+    first, second = traffic.unsaved(4)
+    sent = DeviceTraffic(repeated_bytes=3, refused_bytes=7, packets=2, repeated_packets=1)
+    assert first == JournalTraffic(4, "a", sent)
+    assert (second.client_id, second.sent.refused_bytes) == ("b", 5)
+    assert traffic.unsaved(4) == []
+    traffic.count_unread("a", 7)
+    assert first.sent == sent  # what was told stays as it is
+    traffic.take()
+    assert traffic.unsaved(5) == []
 
 
 def test_each_round_begins_at_nothing() -> None:

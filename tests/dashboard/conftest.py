@@ -9,8 +9,10 @@ import base64
 import json
 import os
 import re
+import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -32,6 +34,8 @@ CLI = (sys.executable, "-m", "tools.cli")
 PATIENCE_S = 60.0
 # [bytes] What a slow link takes at once: the less, the smoother.
 _SIP_BYTES = 512
+# [s] How long a link takes what it loses before it is reset.
+_FADING_S = 1.0
 DESKTOP = (1440, 900)
 PHONE = (390, 844)
 
@@ -47,10 +51,14 @@ def until(done: Callable[[], Any], what: Callable[[], str] | str, *, patience_s:
 
 
 class Wire:
-    """A TCP link to a port of this machine that can get slow towards it, and be cut.
+    """A TCP link to a port of this machine that can get slow towards it, and break.
 
     Attributes:
         up_bytes_per_s: What it takes in the direction of the broker; None for all.
+        breaks_after_bytes: So many bytes upwards pass on each connection. What comes within the
+            next second is taken and never arrives, as on a radio that fades, and then it is reset.
+            None for never.
+        broken: How many connections it has broken.
     """
 
     def __init__(self, port: int) -> None:
@@ -58,13 +66,16 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.up_bytes_per_s: float | None = None
+        self.breaks_after_bytes: int | None = None
+        self.broken = 0
+        self._resetting: set[socket.socket] = set()
         self._ends: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._serve, daemon=True)]
         self._threads[0].start()
 
     def close(self) -> None:
         """Take no device any more, and let go of those that there are."""
-        self.up_bytes_per_s = None
+        self.up_bytes_per_s = self.breaks_after_bytes = None
         self._listener.shutdown(socket.SHUT_RDWR)
         self.cut()
         for thread in self._threads:
@@ -102,21 +113,40 @@ class Wire:
         down.join()
         for end in (device, broker):
             self._ends.remove(end)
+            self._resetting.discard(end)
             end.close()
 
     def _carry(self, source: socket.socket, target: socket.socket, *, is_up: bool = False) -> None:
+        taken, reset_at = 0, float("inf")
         with suppress(OSError):
             while True:
                 speed = self.up_bytes_per_s if is_up else None
-                part = source.recv(_SIP_BYTES if speed else 65_536)
+                limit = self.breaks_after_bytes if is_up else None
+                if limit and taken > limit:
+                    reset_at = min(reset_at, time.monotonic() + _FADING_S)
+                left_s = reset_at - time.monotonic()
+                if left_s <= 0:
+                    self._reset(source)
+                    break
+                if not select.select([source], [], [], min(left_s, _FADING_S))[0]:
+                    continue
+                part = source.recv(_SIP_BYTES if speed or limit else 65_536)
                 if not part:
                     break
                 if speed:
                     time.sleep(len(part) / speed)
-                target.sendall(part)
-        for end in (source, target):
+                taken += len(part)
+                if reset_at == float("inf"):
+                    target.sendall(part)
+        for end in {source, target} - self._resetting:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _reset(self, device: socket.socket) -> None:
+        """Have its end say reset, as networks do; a link that ends in good order means a taker."""
+        self.broken += 1
+        self._resetting.add(device)
+        device.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Dashboard:

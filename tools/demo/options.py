@@ -30,7 +30,11 @@ SEGMENT_BYTES = 8 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """The command line's options, checked by typer as far as one value alone can be."""
+    """The command line's options, checked by typer as far as one value alone can be.
+
+    Attributes:
+        slow_kbit_s: What the last device's uplink carries, None for as much as the others'.
+    """
 
     agents: int
     rounds: int
@@ -44,6 +48,7 @@ class DemoOptions:
     out: Path
     as_json: bool
     dashboard: bool = False
+    slow_kbit_s: float | None = None
 
     @property
     def base_model(self) -> str:

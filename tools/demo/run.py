@@ -27,6 +27,7 @@ from tools.demo.options import FEDERATION, WHOLE, DemoOptions
 from tools.demo.outcome import report_of
 from tools.demo.processes import Processes
 from tools.demo.report import Report, print_summary
+from tools.demo.slow_link import SlowLink
 from tools.demo.workspace import Device, Workspace, lay_out_data, prepare_folder, write_configs
 from tools.fleet_view import FleetView
 from tools.units import count_text
@@ -81,10 +82,16 @@ def _run(workspace: Workspace, options: DemoOptions, console: Console) -> Report
     for device in devices:
         display.note(f"  {device.client_id}: {device.about}")
     make_adapter(options.base_model, workspace.initial_adapter)
-    write_configs(workspace, options, devices=devices, broker=broker)
     processes = Processes(workspace.logs)
     try:
         with ExitStack() as stack:
+            port = None
+            if options.slow_kbit_s is not None:
+                link = SlowLink(broker.host, broker.port, kbit_s=options.slow_kbit_s)
+                port = stack.enter_context(link).port
+                name = devices[-1].client_id
+                display.note(f"  {name} sends at {options.slow_kbit_s:g} kbit/s at the most")
+            write_configs(workspace, options, devices=devices, broker=broker, slow_port=port)
             if options.dashboard:
                 stack.enter_context(page.dashboard(workspace, broker, tell=display.note))
             _play(workspace, devices, broker=broker, processes=processes, display=display)

@@ -124,9 +124,22 @@ def lay_out_data(workspace: Workspace, options: DemoOptions) -> list[Device]:
 
 
 def write_configs(
-    workspace: Workspace, options: DemoOptions, *, devices: Sequence[Device], broker: BrokerChoice
+    workspace: Workspace,
+    options: DemoOptions,
+    *,
+    devices: Sequence[Device],
+    broker: BrokerChoice,
+    slow_port: int | None = None,
 ) -> None:
-    """Write one YAML file per service."""
+    """Write one YAML file per service.
+
+    Args:
+        workspace: Where.
+        options: What was asked for.
+        devices: All of them.
+        broker: Where they connect.
+        slow_port: Of a slow link to the broker on this machine, for the last device.
+    """
     address = {"host": broker.host, "port": broker.port, "mqtt_version": broker.mqtt_version}
     aggregator: dict[str, Any] = {
         "federation": FEDERATION,
@@ -151,10 +164,12 @@ def write_configs(
     }
     _write_yaml(workspace.config("aggregator"), aggregator)
     for device in devices:
+        is_slow = slow_port is not None and device is devices[-1]
+        slowly = {"host": "127.0.0.1", "port": slow_port} if is_slow else {}
         agent = {
             "federation": FEDERATION,
             "client_id": device.client_id,
-            "broker": address,
+            "broker": {**address, **slowly},
             "state_dir": str(workspace.state(device.client_id)),
             "model": options.base_model,
             "data": {"train": str(device.train), "heldout": str(device.heldout)},

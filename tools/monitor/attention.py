@@ -23,6 +23,7 @@ from typing import Final
 
 from tools.monitor.device import GONE, Device
 from tools.monitor.words import duration_text, rate_text, twice_text
+from tools.units import bytes_text
 from transport.control import DeviceState
 
 # [s] Without any word, where telemetry comes every 10 s by default: something is wrong.
@@ -80,7 +81,7 @@ class Scene:
         linked_s: Since when it has been hearing: nobody was silent towards it before.
         round_id: The open round, 0 for none.
         deadline_s: When that closes, None without one.
-        median_bps: The median goodput of the devices that upload; None for fewer than three.
+        median_bps: The median goodput of the devices that are there; None for fewer than three.
         refused: Device → why something of it is not let in.
         stalled: The devices that the aggregator's alert names.
         clock: Says a moment of the observer's clock as people do, as "12:03".
@@ -124,8 +125,10 @@ def judge(device: Device, scene: Scene) -> Verdict:
 def activity(device: Device, scene: Scene) -> str:
     """Return what a device does, in words."""
     match device.state:
-        case DeviceState.TRAINING:
+        case DeviceState.TRAINING if not _has_trained(device):
             return _training(device)
+        case DeviceState.TRAINING:
+            return f"has trained, sends its update{_size(device, ' of ')}{_speed(device, scene)}"
         case DeviceState.UPLOADING:
             return _uploading(device, scene)
         case DeviceState.FETCHING:
@@ -133,7 +136,7 @@ def activity(device: Device, scene: Scene) -> str:
         case DeviceState.IDLE if _is_in(device, scene):
             return "idle: its update is in"
         case DeviceState.AWAITING_RECEIPT:
-            segments = device.upload.segments
+            segments = device.upload.segments if _is_told(device) else 0
             sent = f"sent all of {segments} segments, " if segments else ""
             return f"{sent}waits for the receipt"
         case None:
@@ -147,9 +150,9 @@ def silence_s(device: Device, scene: Scene) -> float:
     return max(scene.now - max(heard_s, scene.linked_s, device.known_s), 0.0)
 
 
-def is_uploading(device: Device) -> bool:
-    """Say whether a device's goodput can be compared."""
-    return device.state is DeviceState.UPLOADING
+def is_there(device: Device) -> bool:
+    """Say whether a device's goodput can be compared; it need not upload, it tells it itself."""
+    return device.state is not None and device.state not in GONE
 
 
 def _is_in(device: Device, scene: Scene) -> bool:
@@ -166,13 +169,32 @@ def _training(device: Device) -> str:
     return f"training: step {training.step} of {training.steps}{left}{memory}"
 
 
+def _has_trained(device: Device) -> bool:
+    """Say whether all steps are done: word of the upload waits behind the upload on a slow link."""
+    training = device.training
+    return training.round_id == device.round_id and 0 < training.steps <= training.step
+
+
+def _is_told(device: Device) -> bool:
+    """Say whether what is known of an upload is of the one that is on, not of the one before."""
+    return device.upload.segments > 0 and device.round_id in {0, device.upload.round_id}
+
+
 def _uploading(device: Device, scene: Scene) -> str:
-    upload, goodput_bps = device.upload, device.goodput_bps(scene.now)
-    speed = "" if goodput_bps is None else f" at {rate_text(goodput_bps)}"
-    if not upload.segments:
-        return f"uploads{speed}"
+    upload, speed = device.upload, _speed(device, scene)
+    if not _is_told(device):
+        return f"uploads{_size(device, ' ')}{speed}"
     part = f"{upload.accepted} of {upload.segments} segments"
     return f"uploads{speed}, {part}{twice_text(upload.resent)}"
+
+
+def _speed(device: Device, scene: Scene) -> str:
+    goodput_bps = device.goodput_bps(scene.now)
+    return "" if goodput_bps is None else f" at {rate_text(goodput_bps)}"
+
+
+def _size(device: Device, gap: str) -> str:
+    return f"{gap}{bytes_text(device.update_bytes)}" if device.update_bytes else ""
 
 
 def _refused(device: Device, scene: Scene) -> str:
@@ -238,24 +260,34 @@ def _paused(device: Device, _: Scene) -> str:
 
 
 def _slow(device: Device, scene: Scene) -> str:
-    upload = device.upload
     match device.state:
+        case DeviceState.TRAINING if _has_trained(device):
+            return _slow_link(device, scene, left_bytes=device.update_bytes or 0)
         case DeviceState.TRAINING if device.training.eta_s is not None:
             return _late(device.training.eta_s, device.training.round_id, scene)
-        case DeviceState.UPLOADING if upload.segments:
+        case DeviceState.UPLOADING if _is_told(device):
             return _slow_upload(device, scene)
+        case DeviceState.UPLOADING:
+            return _slow_link(device, scene, left_bytes=device.update_bytes or 0)
     return ""
 
 
 def _slow_upload(device: Device, scene: Scene) -> str:
-    upload, goodput_bps = device.upload, device.goodput_bps(scene.now)
+    upload = device.upload
     if upload.resent >= RESENT_LEAST and upload.resent >= RESENT_SHARE * upload.sent:
         return f"its link loses much: {100 * upload.resent / max(upload.sent, 1):.0f} % sent twice"
+    segment_bytes = upload.bytes_sent / upload.sent if upload.sent else 0.0
+    left_bytes = segment_bytes * (upload.segments - upload.accepted)
+    return _slow_link(device, scene, left_bytes=left_bytes)
+
+
+def _slow_link(device: Device, scene: Scene, *, left_bytes: float) -> str:
+    goodput_bps = device.goodput_bps(scene.now)
     if not goodput_bps:
         return ""
-    segment_bytes = upload.bytes_sent / upload.sent if upload.sent else 0.0
-    left_s = _BITS * segment_bytes * (upload.segments - upload.accepted) / goodput_bps
-    if late := _late(left_s, upload.round_id, scene):
+    left_s = _BITS * left_bytes / goodput_bps
+    round_id = device.upload.round_id if _is_told(device) else device.round_id
+    if late := _late(left_s, round_id, scene):
         return late
     median_bps = scene.median_bps
     if median_bps and goodput_bps < SLOW_SHARE * median_bps:

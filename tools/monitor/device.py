@@ -6,6 +6,7 @@ progress is two things: the training's steps, and the upload's segments.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +16,12 @@ from transport import control
 from transport.control import DeviceState
 
 GONE: Final = frozenset({DeviceState.OFFLINE, DeviceState.LOST})
-_SENDING: Final = frozenset({DeviceState.UPLOADING, DeviceState.AWAITING_RECEIPT})
+# Every segment of every update is accepted.
+_SENT: Final = frozenset({DeviceState.IDLE, DeviceState.AWAITING_RECEIPT})
+# How a device that is paused says that it is not done with sending; what it has begun goes on.
+_WAITS: Final = re.compile(
+    r"(^|; )(1 update waits|\d+ updates wait|round \d+ is finished first)(;|$)"
+)
 # [s] An upload is measured over so long before its speed is told.
 _MEASURED_S: Final = 3.0
 # What the longest silence between two messages weighs once they come closer again.
@@ -153,7 +159,7 @@ class Device:
             self.moved_s = now
         if self.session and status.session != self.session:
             self.restarts += 1
-        if status.state is DeviceState.IDLE and self.state in _SENDING:
+        if _has_nothing_to_send(status):
             self._settle()
         self.state, self.session = status.state, foreign.name(status.session)
         self.reason = foreign.text(status.reason)
@@ -238,7 +244,7 @@ class Device:
         return sent_bps * min(upload.accepted / upload.sent, 1.0)
 
     def _settle(self) -> None:
-        """Take the upload as done: an idle device waits for no receipt, whatever it last told."""
+        """Take the upload as accepted whole, whatever was last told of it."""
         upload = self.upload
         if not upload.is_done:
             self.accepted += upload.segments - upload.accepted
@@ -287,6 +293,12 @@ class Device:
         if after.is_done and not (is_same and before.is_done):
             self.accepted_updates += 1
         self.upload = after
+
+
+def _has_nothing_to_send(status: control.DeviceStatus) -> bool:
+    if status.state is DeviceState.PAUSED:
+        return not _WAITS.search(status.reason)
+    return status.state in _SENT
 
 
 def _count(value: int | None) -> int | None:

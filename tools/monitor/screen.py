@@ -118,7 +118,9 @@ def _headline(snapshot: Snapshot, *, width: int) -> Text:
 def _round(snapshot: Snapshot, *, width: int) -> Text:
     told = snapshot["round"]
     words = told["words"]
-    if told["deadline_at_s"] is not None:
+    if _is_past(snapshot):
+        words = f"last known: {words}"
+    elif told["deadline_at_s"] is not None:
         left_s = told["deadline_at_s"] - snapshot["now_s"]
         words += f", {duration_text(left_s)} left" if left_s > 0 else ", past its deadline"
     if told["segments"] and width >= WIDE:
@@ -164,7 +166,13 @@ def _fleet(snapshot: Snapshot) -> str:
         if fleet["hottest_id"]
         else ""
     )
-    return f"{fleet['words']}{power}{hottest}"
+    past = "last known: " if _is_past(snapshot) else ""
+    return f"{past}{fleet['words']}{power}{hottest}"
+
+
+def _is_past(snapshot: Snapshot) -> bool:
+    """Say whether the broker is gone, so that nothing is known to be so now."""
+    return snapshot["link"]["state"] not in {"connected", "connecting"}
 
 
 def _devices(snapshot: Snapshot, *, width: int, room: int) -> list[RenderableType]:

@@ -66,7 +66,7 @@ from typing import Any, Final, TypeAlias
 
 from tools.monitor import foreign
 from tools.monitor.alerts import Alerts
-from tools.monitor.attention import Scene, is_uploading
+from tools.monitor.attention import Scene, is_there
 from tools.monitor.device import Device
 from tools.monitor.document import Changes, Document, Snapshot
 from tools.monitor.history import Rounds, no_savings
@@ -405,7 +405,7 @@ class Monitor:
         told = [
             goodput_bps
             for device in self._devices.values()
-            if is_uploading(device) and (goodput_bps := device.goodput_bps(now))
+            if is_there(device) and (goodput_bps := device.goodput_bps(now))
         ]
         return statistics.median(told) if len(told) >= _MEDIAN_OF else None
 

@@ -57,6 +57,7 @@ def report(
 
 
 def _csv_files(document: Mapping[str, Any], target: Path) -> Iterator[tuple[Path, str]]:
+    from tools.report.figures import tensor_rows
     from tools.report.tables import csv_table
 
     rounds = [_flat(row) for row in document["rounds"]]
@@ -64,8 +65,8 @@ def _csv_files(document: Mapping[str, Any], target: Path) -> Iterator[tuple[Path
         yield target, csv_table(rounds, keys=_keys(rounds))
         return
     yield target / "rounds.csv", csv_table(rounds, keys=_keys(rounds))
-    for name in ("devices", "device_rounds", "tensors"):
-        rows = document[name]
+    tables = {name: document[name] for name in ("devices", "device_rounds")}
+    for name, rows in {**tables, "tensors": tensor_rows(document)}.items():
         yield target / f"{name}.csv", csv_table(rows, keys=_keys(rows))
 
 

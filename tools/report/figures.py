@@ -5,7 +5,7 @@ Every number is one of the journal's, or a sum, share or quotient of them: a rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ FORMAT = 1
 WIRE = ("payload", "framing", "mqtt", "repeated", "refused", "unsplit")
 
 Values = dict[str, Any]
+_BITS = 8
 
 
 def document_of(run: Run) -> Values:
@@ -53,6 +54,7 @@ def document_of(run: Run) -> Values:
         "devices": _devices(run),
         "device_rounds": [row for each in run.rounds for row in _device_rounds(each)],
         "tensors": _tensors(run),
+        "tensor_payload": _tensor_payload(run),
         "notes": _notes(run, rounds),
     }
 
@@ -217,6 +219,9 @@ def _tensors(run: Run) -> list[Values]:
     energy = [sum(t.energy[at] for t in known) for at in range(len(layout))]
     if not known:
         return []
+    told = [t.bits for t in known if t.bits is not None]
+    bits = [sum(each[at] for each in told) for at in range(len(layout))]
+    payload_bits = _tensor_payload(run)["payload_bits"]
     return [
         {
             "tensor": name,
@@ -227,8 +232,52 @@ def _tensors(run: Run) -> list[Values]:
             "energy": energy[at],
             "energy_share": _ratio(energy[at], sum(energy)),
             "rms_step": (energy[at] / (size * len(known))) ** 0.5,
+            "payload_bits": bits[at] if told else None,
+            "payload_share": _ratio(bits[at], payload_bits) if told else None,
+            "bits_per_moved": _ratio(bits[at], moved[at]) if len(told) == len(known) else None,
         }
         for at, (name, size) in enumerate(layout)
+    ]
+
+
+def _tensor_payload(run: Run) -> dict[str, int]:
+    """Return the bits of the payload in the means: tensors' own, shared, and not told apart."""
+    own = shared = untold = 0
+    for each in run.rounds:
+        bits = _BITS * sum(one.payload_bytes for one in each.contributions)
+        tensors = each.tensors
+        if tensors is None or tensors.bits is None or len(tensors.bits) != len(run.layout):
+            untold += bits
+        else:
+            own += sum(tensors.bits)
+            shared += tensors.shared_bits
+    return {
+        "own_bits": own,
+        "shared_bits": shared,
+        "untold_bits": untold,
+        "payload_bits": own + shared + untold,
+    }
+
+
+def tensor_rows(document: Mapping[str, Any]) -> list[Values]:
+    """Return the tensors' rows, and one each for the payload that is of none and not told apart."""
+    tensors, payload = document["tensors"], document["tensor_payload"]
+    if not tensors:
+        return []
+    rest = (("(shared)", "shared_bits"), ("(not told apart)", "untold_bits"))
+    nothing = dict.fromkeys(tensors[0])
+    return [
+        *tensors,
+        *(
+            {
+                **nothing,
+                "tensor": name,
+                "payload_bits": payload[key],
+                "payload_share": _ratio(payload[key], payload["payload_bits"]),
+            }
+            for name, key in rest
+            if payload[key]
+        ),
     ]
 
 
@@ -247,8 +296,8 @@ def _notes(run: Run, rounds: Sequence[Values]) -> list[str]:
     ]
     if unsplit:
         notes.append(
-            f"{_rounds_text(unsplit)}: some bytes came before the aggregator was started again, "
-            "and are counted, but not told apart."
+            f"{_rounds_text(unsplit)}: some bytes came before an aggregator of earlier software "
+            "was started again, and are counted, but not told apart."
         )
     if run.open_round:
         notes.append(f"Round {run.open_round[0]} is not committed; it is not in any figure.")

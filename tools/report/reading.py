@@ -212,7 +212,11 @@ def _tensors(text: str | None) -> TensorFigures | None:
     if text is None:
         return None
     figures = json.loads(text)
-    return TensorFigures(tuple(figures["moved"]), tuple(figures["energy"]))
+    moved, energy = tuple(figures["moved"]), tuple(figures["energy"])
+    bits = figures.get("bits")  # rounds of earlier software have none
+    if bits is None:
+        return TensorFigures(moved, energy)
+    return TensorFigures(moved, energy, tuple(bits), figures["shared_bits"])
 
 
 def _rounds(connection: sqlite3.Connection, accounts: _Accounts) -> Iterator[Round]:

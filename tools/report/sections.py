@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.report.figures import tensor_rows
 from tools.report.markup import text
 from tools.report.plot import band
 from tools.report.tables import Column, html_table
@@ -160,16 +161,41 @@ def tensors_section(document: Values) -> str:
         Column("share_of_moved", "Of all moved", percent, "Its share of all that moved"),
         Column("energy_share", "Energy", percent, "Its share of the squared norm of all steps"),
         Column("rms_step", "Step, RMS", in_powers, "Per coordinate and round"),
+        Column("payload_bits", "Payload, bits", counted, "Its own, of the updates in the means"),
+        Column("payload_share", "Of the payload", percent),
+        Column(
+            "bits_per_moved", "Bits / moved", two_decimals, "Own bits per coordinate that moved"
+        ),
     ]
+    payload = document["tensor_payload"]
     table = html_table(
-        document["tensors"], columns, caption="One row per tensor of the adapter, over all rounds"
+        tensor_rows(document),
+        columns,
+        caption="One row per tensor of the adapter, over all rounds",
+        total={
+            "tensor": "All",
+            "coordinates": document["run"]["coordinates"],
+            "payload_bits": payload["payload_bits"],
+            "payload_share": 1.0 if payload["payload_bits"] else None,
+        },
     )
     about = (
         "A coordinate has moved where a decoded update is not zero; a rotated codec moves all of a "
-        "tensor that it sends anything of. Codecs write several tensors into one code, so that "
-        "bytes cannot be told apart by tensor."
+        f"tensor that it sends anything of. {_payload_about(payload)}"
     )
     bits = document["totals"]["bits_per_moved"]
     if bits is not None:
         about += f" A coordinate that moved took {bits:.2f} bits of payload on average."
     return f'<h2>Tensors</h2><p class="quiet">{about}</p>{table}'
+
+
+def _payload_about(payload: Values) -> str:
+    if not payload["own_bits"] + payload["shared_bits"]:
+        return "What of the payload was each tensor's is not known: this codec does not tell."
+    return (
+        "Codecs write several tensors into one code. A tensor's own bits are what its coordinates "
+        "take at the least: log₂ of the ways to choose those that were sent, a sign each, and the "
+        "entropy of its magnitudes. The rest of the payload is shared: headers, scales, tables of "
+        "tensors, and what the code takes beyond the least. Together they are the payload of all "
+        "updates in the means, to the bit."
+    )

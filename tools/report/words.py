@@ -16,7 +16,11 @@ KINDS = (
     ("mqtt", "MQTT", "fixed headers, topics, packet identifiers, properties"),
     ("repeated", "Sent again", "whole packets of what was held already, or came in vain"),
     ("refused", "Refused", "whole packets of what was not let in"),
-    ("unsplit", "Not told apart", "came before a restart, or before accounts were kept"),
+    (
+        "unsplit",
+        "Not told apart",
+        "came to earlier software, which kept no kinds of bytes over a restart",
+    ),
 )
 
 

@@ -329,6 +329,54 @@ def test_an_upload_that_will_miss_the_deadline(desk: Any) -> None:
     assert desk.told("a")[0] == "ok"
 
 
+def test_who_uploads_last_is_slow_although_the_others_are_done(desk: Any) -> None:
+    """A newcomer looks when the round waits for one device alone."""
+    for name, state, goodput_bps in (
+        ("a", UPLOADING, 12_000.0),
+        ("b", IDLE, 800_000.0),
+        ("c", TRAINING, 900_000.0),
+        ("d", DeviceState.LOST, 10_000.0),
+    ):
+        desk.status(name, state)
+        desk.telemetry(name, goodput_bps=goodput_bps)
+    desk.upload("a", accepted=14, sent=14)
+    desk.pass_time(1)
+    words = "uploads at 12 kbit/s, 14 of 40 segments: the others have 800 kbit/s"
+    assert desk.told("a") == ("slow", words)
+    assert desk.told("b")[0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("state", "doing"),
+    [
+        (TRAINING, "has trained, sends its update of 14.0 kB at 7.4 kbit/s"),
+        (UPLOADING, "uploads 14.0 kB at 7.4 kbit/s"),
+    ],
+)
+def test_a_slow_link_is_told_before_word_of_the_upload_gets_through_it(
+    desk: Any, state: DeviceState, doing: str
+) -> None:
+    """What was sent for the round before is not taken for this one."""
+    for name in ("b", "c"):
+        desk.status(name, IDLE)
+        desk.telemetry(name, goodput_bps=900_000.0)
+    desk.status("a", UPLOADING, round_id=6)
+    desk.upload("a", accepted=2, sent=2, segments=2, round_id=6)
+    desk.telemetry("a", goodput_bps=7_400.0)
+    response = control.TrainResponse("run", 7, True, "", 14_000)  # noqa: FBT003 - a message's fields
+    desk.hear(topics.Response("a", "train", "7"), response)
+    desk.status("a", TRAINING, round_id=7)
+    desk.training("a", 15, eta_s=1.0)
+    assert desk.told("a") == ("ok", "training: step 15 of 16, 1 s left")
+    desk.training("a", 16, eta_s=0.0)
+    desk.status("a", state, round_id=7)
+    desk.pass_time(1)
+    assert desk.told("a") == ("slow", f"{doing}: the others have 900 kbit/s")
+    desk.round(7, deadline_s=11.0)
+    desk.pass_time(1)
+    assert desk.told("a") == ("slow", f"{doing}: needs 15 s, the round ends in 10 s")
+
+
 def test_an_upload_far_behind_the_others(desk: Any) -> None:
     for name, goodput_bps in (("a", 12_000.0), ("b", 800_000.0), ("c", 900_000.0)):
         desk.status(name, UPLOADING)

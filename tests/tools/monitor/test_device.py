@@ -41,6 +41,55 @@ def test_an_idle_device_waits_for_nothing(desk: Any) -> None:
     assert desk.device("a")["updates_accepted"] == 1
 
 
+def test_who_waits_for_a_receipt_has_all_its_segments_accepted(desk: Any) -> None:
+    """What it last told of a small update is from before the first of them was."""
+    desk.round(7)
+    desk.status("a", DeviceState.UPLOADING)
+    desk.upload("a", accepted=0, sent=1, segments=1)
+    desk.status("a", DeviceState.AWAITING_RECEIPT)
+    assert desk.device("a")["segments_accepted"] == 1
+    told = desk.monitor.snapshot()["round"]
+    assert (told["segments_accepted"], told["segments"]) == (1, 1)
+
+
+def test_a_device_that_is_paused_while_it_uploads_shows_how_far_it_really_is(desk: Any) -> None:
+    """A pause lets an upload go on: its last progress is old once nothing waits any more."""
+    desk.round(7)
+    desk.status("a", DeviceState.UPLOADING)
+    desk.upload("a", accepted=14, sent=20)
+    desk.status("a", DeviceState.PAUSED, "operator: new fan; 1 update waits")
+    assert desk.device("a")["segments_accepted"] == 14
+    desk.upload("a", accepted=31, sent=33)
+    assert desk.device("a")["segments_accepted"] == 31
+    desk.status("a", DeviceState.PAUSED, "operator: new fan")
+    row = desk.device("a")
+    assert (row["segments_accepted"], row["accepted_total"], row["updates_accepted"]) == (40, 40, 1)
+    assert (row["attention"], row["words"]) == ("paused", "paused: operator: new fan")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "operator: new fan; 2 updates wait",
+        "operator; round 7 is finished first",
+        "drain; 1 update waits; stalled: nothing accepted for 61 s",
+    ],
+)
+def test_a_paused_device_that_still_sends_is_not_taken_as_done(desk: Any, reason: str) -> None:
+    desk.status("a", DeviceState.UPLOADING)
+    desk.upload("a", accepted=14, sent=20)
+    desk.status("a", DeviceState.PAUSED, reason)
+    assert desk.device("a")["segments_accepted"] == 14
+
+
+def test_a_resumed_device_that_is_idle_has_nothing_left_to_send(desk: Any) -> None:
+    desk.status("a", DeviceState.UPLOADING)
+    desk.upload("a", accepted=14, sent=20)
+    desk.status("a", DeviceState.PAUSED, "operator; 1 update waits")
+    desk.status("a", DeviceState.IDLE)
+    assert desk.device("a")["segments_accepted"] == 40
+
+
 def test_a_new_session_is_a_restart_and_the_same_one_is_not(desk: Any) -> None:
     for session in ("one", "one", "two"):
         desk.status("a", DeviceState.IDLE, session=session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -94,7 +95,11 @@ def test_who_is_cut_off_says_so_first(fleet: Any) -> None:
     fleet.monitor.unlinked("no MQTT broker at here:1883", now=fleet.now)
     fleet.now += 40
     fleet.monitor.tick(fleet.now)
-    assert shown(fleet)[0] == "clinics  NOT CONNECTED for 40 s: no MQTT broker at here:1883"
+    lines = shown(fleet)
+    assert lines[0] == "clinics  NOT CONNECTED for 40 s: no MQTT broker at here:1883"
+    assert "last known: round" in lines[1]
+    assert "left" not in lines[1]
+    assert any(re.match(r"last known: \d+ devices: ", line) for line in lines)
 
 
 def test_an_empty_federation_is_told_as_such(desk: Any) -> None:

@@ -13,13 +13,14 @@ export class Alerts {
     $("alert-history").open = matchMedia("(min-width: 761px)").matches;
   }
 
-  draw() {
+  // `until`: the moment of the last news in words where there is no more of it, "" while there is.
+  draw(until) {
     const { alerts, alert_log: log } = this.store.document;
     const standing = Object.values(alerts).sort((a, b) => b.raised_s - a.raised_s);
     text($("alerts-title"), standing.length ? `Alerts (${count(standing.length)})` : "Alerts");
     $("standing").replaceChildren(...(standing.length
       ? standing.map((one) => this.#item(one))
-      : [el("li", { class: "muted" }, "No alert stands.")]));
+      : [el("li", { class: "muted" }, until ? `No alert stood at ${until}, when the last news came.` : "No alert stands.")]));
     const past = Object.values(log).filter((one) => one.cleared_s !== null).sort((a, b) => b.cleared_s - a.cleared_s);
     text($("history-words"), past.length ? `History: ${some(past.length, "alert")} cleared` : "History: none was cleared yet");
     $("alert-log").replaceChildren(...past.slice(0, HISTORY).map((one) => this.#item(one)));

@@ -29,6 +29,15 @@ export class Header {
     text($("run"), facts.join(" · "));
   }
 
+  // The moment of the last news in words where no more of it comes, "" while it does.
+  until() {
+    const known = this.store.document;
+    if (!known) return "";
+    const { link, now_s: told } = known;
+    if (link.state === "disconnected" || link.state === "refused") return clock(this.store.unix(link.heard_s ?? link.since_s));
+    return this.page.state === "lost" ? clock(this.store.unix(told)) : "";
+  }
+
   // Once a second, and whenever the connection changes.
   tick() {
     const { level, short, words } = this.#told();

@@ -21,6 +21,7 @@ const alerts = new Alerts(store, open);
 // For whoever looks from outside: what the last batch took, in the script and on the screen.
 const measured = { store, state: "connecting", batches: 0, firstApplyMs: 0, lastApplyMs: 0, maxApplyMs: 0, lastRenderMs: 0, maxRenderMs: 0, recent: [] };
 const RECENT = 240;
+let doubted = "";
 window.fedfstq = measured;
 
 function draw({ sections, devices: changed }, isFirst) {
@@ -28,13 +29,13 @@ function draw({ sections, devices: changed }, isFirst) {
   const known = store.document;
   const has = (...names) => isFirst || names.some((name) => sections.has(name));
   if (has("federation", "service", "run", "model")) header.draw();
-  if (has("link", "service")) header.tick();
+  if (has("link", "service")) tick();
   if (has("savings", "rounds")) drawSavings(known);
   if (has("round", "run", "devices")) drawRound(known);
-  if (has("devices", "fleet")) drawAttention(known, open);
+  if (has("devices", "fleet")) drawAttention(known, header.until(), open);
   if (has("losses")) curves.drawLosses(known);
   if (has("rounds")) curves.drawBytes(known);
-  if (has("alerts", "alert_log")) alerts.draw();
+  if (has("alerts", "alert_log")) alerts.draw(header.until());
   if (has("devices", "fleet", "round")) devices.draw(changed);
   detail.draw(changed);
   if (isFirst) measured.firstApplyMs = performance.now() - begun;
@@ -63,8 +64,14 @@ function measure(begun, devicesChanged) {
 function tick() {
   header.tick();
   if (!store.document) return;
-  drawCountdown(store.document, store.now());
+  const until = header.until();
+  drawCountdown(store.document, store.now(), until);
   detail.tick();
+  if (until === doubted) return;
+  // What stood there as true is told as what was last known, and the other way round.
+  doubted = until;
+  drawAttention(store.document, until, open);
+  alerts.draw(until);
 }
 
 startTheme();
@@ -78,6 +85,7 @@ new Connection({
   state: (state, reason) => {
     measured.state = state;
     header.connection(state, reason);
+    tick();
   },
 }).start();
 setInterval(tick, 1000);

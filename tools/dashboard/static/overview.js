@@ -62,9 +62,11 @@ export function drawRound({ round, run, devices }) {
 }
 
 // Ticks by itself, so that a round ends on time however seldom it is told of.
-export function drawCountdown({ round }, now) {
+export function drawCountdown({ round }, now, until) {
   let words = round.phase && round.phase !== "open" ? round.phase : "";
-  if (round.deadline_at_s !== null) {
+  if (until) {
+    words = round.phase ? `was ${round.phase} at ${until}` : "";
+  } else if (round.deadline_at_s !== null) {
     const left = round.deadline_at_s - now;
     words = left > 0 ? `open, closes in ${duration(left)}` : "open, its deadline has passed";
   }
@@ -100,11 +102,15 @@ function drawStrip(devices, round) {
   attribute(home, "aria-label", `${some(begun, "device")} of ${count(rows.length)} upload or have uploaded in this round`);
 }
 
-export function drawAttention({ fleet, devices }, open) {
+// `until`: the moment of the last news in words where there is no more of it, "" while there is.
+export function drawAttention({ fleet, devices }, until, open) {
   const wanting = Object.values(devices).filter((row) => row.attention !== "ok").sort(byAttention);
-  text($("fleet-words"), !fleet.devices ? "No device is known yet."
-    : wanting.length ? `${count(wanting.length)} of ${some(fleet.devices, "device")}: ${told(fleet.attention)}.`
-      : `None of ${some(fleet.devices, "device")}: all is well.`);
+  const all = some(fleet.devices, "device");
+  const words = !fleet.devices ? "no device is known yet"
+    : wanting.length ? `${count(wanting.length)} of ${all}: ${told(fleet.attention)}`
+      : until ? `none of ${all} needed attention` : `none of ${all} needs attention`;
+  text($("fleet-words"), until ? `Last known at ${until}: ${words}. Nothing is known since.`
+    : `${words.charAt(0).toUpperCase()}${words.slice(1)}.`);
   const home = $("attention-list");
   const shown = chosen(wanting);
   reconcile(home, shown, open);
