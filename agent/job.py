@@ -1,6 +1,6 @@
 """The one thing that the trainer is wanted for: a round's training, or an evaluation.
 
-Pure, and without decisions: `agent.session` moves it.
+Pure, and without decisions: `agent.work` moves it.
 """
 
 from __future__ import annotations

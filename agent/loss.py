@@ -78,7 +78,12 @@ class CausalLoss:
             loss = (cross_entropy(logits.float(), labels, reduction="none") * factors).sum()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
-        states = self._states(inputs)[kept]
+        return self._head_backward(self._states(inputs)[kept], labels, factors, scale=scale)
+
+    def _head_backward(
+        self, states: torch.Tensor, labels: torch.Tensor, factors: torch.Tensor, *, scale: float
+    ) -> float:
+        """Add the gradients of scale · Σ factor · loss of states (targets, width)."""
         cut_off = states.detach().requires_grad_()
         total = 0.0
         for start in range(0, len(labels), self._chunk):

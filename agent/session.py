@@ -3,7 +3,8 @@
 Rule 1: everything that decides what the device does next lives here. Rule 2: this file knows no
 clock, socket, disk or thread; whoever drives it performs the outputs and brings back what came of
 them. Rule 3: uploads never wait for the trainer; an update whose round is over goes on being
-offered behind the next task until its receipt comes (`agent.uploads`).
+offered behind the next task until its receipt comes (`agent.uploads`). What becomes of a command
+that was taken on is in `agent.work`.
 """
 
 from __future__ import annotations
@@ -12,28 +13,27 @@ import logging
 import random
 from typing import Final
 
-from agent.budget import Cost, Outlook, TrainingTimes, UplinkConfig, cost_of
+from agent.budget import Cost, Outlook, UplinkConfig, cost_of
 from agent.fetching import Fetching
-from agent.inbox import HeldEval, HeldTrain, Inbox
-from agent.job import Job, JobPolicy, decline
+from agent.inbox import Inbox
+from agent.job import JobPolicy, decline
 from agent.outputs import (
     Adapter,
     BeginRun,
     CommitPayload,
-    EndTrainer,
     Output,
     PublishProfile,
     PublishProgress,
     PublishStatus,
     Remembered,
-    RememberTraining,
-    Respond,
     Upload,
 )
-from agent.pauses import PAUSED, TOO_HOT, Pauses
-from agent.states import TRANSITIONS, Event
+from agent.pauses import PAUSED, Pauses
+from agent.responses import Responses
+from agent.states import Event
 from agent.tasks import EvalResult, TaskFailed, TaskProgress, TrainerHello, TrainResult
 from agent.uploads import Uploads
+from agent.work import Work
 from codec.registry import CODECS
 from transport.control import (
     DeviceState,
@@ -79,9 +79,7 @@ class Session:
     ) -> None:
         self._client_id = client_id
         self._pauses = pauses or Pauses()
-        self._jobs = jobs
         self._uplink = uplink
-        self._rng = rng
         self._inbox = Inbox(run_id=remembered.run, epoch=remembered.epoch)
         self._fetching = Fetching(
             self._inbox,
@@ -94,40 +92,41 @@ class Session:
         self._uploads = Uploads(
             remembered.uploads, policy=transfer, rng=rng, goodput_bps=remembered.goodput_bps
         )
-        self._times = TrainingTimes(remembered_s=remembered.train_s)
-        self._hello: TrainerHello | None = None
-        self._trainer_fault = ""
-        self._linked = False
-        self._state = DeviceState.IDLE
+        self._responses = Responses()
+        self._work = Work(
+            client_id,
+            inbox=self._inbox,
+            fetching=self._fetching,
+            responses=self._responses,
+            policy=jobs,
+            rng=rng,
+            train_s=remembered.train_s,
+        )
         self._logged = DeviceState.IDLE
-        self._job: Job | None = None
-        self._unsent: list[Respond] = []
         self._evaluation: EvalResponse | None = None
         self._told: PublishStatus | None = None
-        self._reason = ""
         self._progress_at = float("-inf")
-        self._heard_at = float("-inf")
         self._unsigned_until: float | None = None
 
     @property
     def state(self) -> DeviceState:
         """What the device is doing."""
-        return self._state
+        return self._work.state
 
     @property
     def told_state(self) -> DeviceState:
         """What its status says: a device that is paused says so, whatever it still finishes."""
-        return DeviceState.PAUSED if self._pauses.is_paused else self._state
+        return DeviceState.PAUSED if self._pauses.is_paused else self._work.state
 
     @property
     def is_working(self) -> bool:
         """Whether the trainer has a task."""
-        return self._job is not None and self._job.running
+        return self._work.is_running
 
     @property
     def waiting(self) -> int:
         """Updates without a receipt, and tasks without an update."""
-        return len(self._uploads) + (self._job is not None)
+        return len(self._uploads) + (self._work.job is not None)
 
     @property
     def newest_version(self) -> int:
@@ -142,7 +141,7 @@ class Session:
     @property
     def round_id(self) -> int:
         """The round that it works for, 0 for none."""
-        return self._job.round_id if self._job else self._uploads.newest_round
+        return self._work.job.round_id if self._work.job else self._uploads.newest_round
 
     @property
     def goodput_bps(self) -> float | None:
@@ -151,12 +150,12 @@ class Session:
 
     def cost(self, command: TrainCommand, *, now: float) -> Cost:
         """Return what this round's update may take, by what the link gives at this moment."""
-        job = self._job
+        job = self._work.job
         ours = job and job.round_id == command.round_id
         expires_at = job.expires_at if job and ours else now + command.deadline_s
         outlook = Outlook(
             left_s=expires_at - now,
-            train_s=self._times.expected_s or 0.0,
+            train_s=self._work.expected_s,
             goodput_bps=self.goodput_bps,
             waiting_bytes=self._uploads.waiting_bytes,
         )
@@ -174,18 +173,16 @@ class Session:
 
     def connected(self, now: float) -> list[Output]:
         """Tell everything anew: what was published before the link broke may be lost."""
-        self._linked = True
         self._told = None
-        outputs: list[Output] = [PublishProfile(self._hello)] if self._hello else []
-        outputs.extend(self._unsent)
-        self._unsent.clear()
+        outputs: list[Output] = [PublishProfile(self._work.hello)] if self._work.hello else []
+        outputs.extend(self._responses.connected())
         outputs.extend(self._uploads.connected(now))
         outputs.extend(self._fetching.connected(now))
         return self._finish(outputs, now=now)
 
     def disconnected(self, now: float) -> list[Output]:
         """Go on without the link: the trainer works, the senders wait."""
-        self._linked = False
+        self._responses.disconnected()
         self._uploads.disconnected(now)
         self._fetching.disconnected()
         return self._finish([], now=now)
@@ -194,13 +191,11 @@ class Session:
         """Take part in this run; what belongs to another is cleared."""
         outputs: list[Output] = []
         if self._inbox.announced(run):
-            if self._job:
-                outputs.extend(self._end_job())
+            outputs.extend(self._work.clear())
             self._uploads.clear()
-            self._times.clear()
             outputs.extend(self._fetching.clear())
             self._settled.clear()
-            self._unsent.clear()
+            self._responses.clear()
             self._evaluation = None
             outputs.append(BeginRun(run.run))
         return self._finish(outputs, now=now)
@@ -208,11 +203,7 @@ class Session:
     def model(self, status: ModelStatus, *, now: float) -> list[Output]:
         """Learn of the newest adapter version; no job is done with an older one."""
         self._inbox.model(status)
-        outputs: list[Output] = []
-        job = self._job
-        if job and self._state is DeviceState.FETCHING and job.version < self._inbox.newest_version:
-            outputs.extend(self._decline(job, "stale"))
-        return self._finish(outputs, now=now)
+        return self._finish(self._work.outdated(), now=now)
 
     def train(self, command: TrainCommand, *, now: float) -> list[Output]:
         """Take a round's command; the same one may come many times."""
@@ -253,9 +244,7 @@ class Session:
         outputs: list[Output] = []
         if adapter.run == self._inbox.run_id:
             outputs.extend(self._fetching.stored(adapter, now=now))
-            job = self._job
-            if job and self._state is DeviceState.FETCHING and job.version == adapter.version:
-                self._move(Event.ADAPTER)
+            self._work.adapter_stored(adapter)
         return self._finish(outputs, now=now)
 
     def adapter_refused(
@@ -263,28 +252,20 @@ class Session:
     ) -> list[Output]:
         """Fetch a version that could not be used once more, or decline the job."""
         outputs: list[Output] = []
-        job = self._job
         if self._fetching.is_storing(version):
             outputs.extend(self._fetching.refused())
-            if job and self._state is DeviceState.FETCHING:
-                outputs.extend(self._failed(job, reason, retryable=retryable, now=now))
+            outputs.extend(self._work.adapter_refused(reason, retryable=retryable, now=now))
         return self._finish(outputs, now=now)
 
     def trainer_ready(self, hello: TrainerHello, *, now: float) -> list[Output]:
         """Give the trainer what there is to do; after its restart the same task again."""
-        self._hello = hello
-        if self._trainer_fault:
-            self._trainer_fault = self._reason = ""
-        outputs: list[Output] = [PublishProfile(hello)] if self._linked else []
+        self._work.trainer_ready(hello)
+        outputs: list[Output] = [PublishProfile(hello)] if self._responses.linked else []
         return self._finish(outputs, now=now)
 
     def trainer_gone(self, now: float) -> list[Output]:
         """Wait for the trainer to come back; uploads go on."""
-        self._hello = None
-        outputs: list[Output] = []
-        if self._job and self._job.running:
-            outputs.extend(self._failed(self._job, "trainer-lost", retryable=True, now=now))
-        return self._finish(outputs, now=now)
+        return self._finish(self._work.trainer_gone(now), now=now)
 
     def trainer_unable(self, reason: str, text: str, *, now: float) -> list[Output]:
         """Decline what needs the trainer until it is ready again; uploads go on.
@@ -294,19 +275,14 @@ class Session:
             text: One line, for people.
             now: Monotonic seconds.
         """
-        self._hello = None
-        outputs: list[Output] = []
-        if self._job and self._job.running:
-            outputs.extend(self._failed(self._job, reason, retryable=False, now=now))
-        self._trainer_fault, self._reason = reason, text
-        return self._finish(outputs, now=now)
+        return self._finish(self._work.trainer_unable(reason, text, now=now), now=now)
 
     def task_progress(self, message: TaskProgress, *, now: float) -> list[Output]:
         """Tell how far the task is; whichever it is, the trainer does not hang."""
-        self._heard_at = now
+        self._work.heard(now)
         outputs: list[Output] = []
-        job = self._running(message.task_id)
-        if job and job.round_id and self._linked:
+        job = self._work.running(message.task_id)
+        if job and job.round_id and self._responses.linked:
             progress = Progress(
                 round_id=job.round_id,
                 step=message.step,
@@ -322,35 +298,30 @@ class Session:
     def trained(self, message: TrainResult, *, now: float) -> list[Output]:
         """Have the payload entered into the outbox."""
         outputs: list[Output] = []
-        if self._running(message.task_id):
+        if self._work.running(message.task_id):
             outputs.append(CommitPayload(message.task_id, message.payload_file))
         return self._finish(outputs, now=now)
 
     def committed(self, upload: Upload, *, now: float) -> list[Output]:
         """Offer the update that is durable now."""
-        outputs: list[Output] = []
-        job = self._job
-        if job and job.running and job.round_id == upload.manifest.round_id:
-            outputs.extend(self._end_job())
-            expected_s = self._times.ended(job.round_id, now=now)
-            outputs.extend([] if expected_s is None else [RememberTraining(expected_s)])
-        outputs.extend(self._uploads.add(upload, linked=self._linked, now=now))
+        outputs = self._work.trained(upload.manifest.round_id, now=now)
+        outputs.extend(self._uploads.add(upload, linked=self._responses.linked, now=now))
         return self._finish(outputs, now=now)
 
     def task_failed(self, message: TaskFailed, *, now: float) -> list[Output]:
         """Try the task again after a while, at most as often as the policy says, or decline it."""
         outputs: list[Output] = []
-        job = self._running(message.task_id)
+        job = self._work.running(message.task_id)
         if job:
             log.warning("%s: %s failed: %s", self._client_id, message.task_id, message.text)
             retryable = message.retryable
-            outputs.extend(self._failed(job, message.reason, retryable=retryable, now=now))
+            outputs.extend(self._work.failed(job, message.reason, retryable=retryable, now=now))
         return self._finish(outputs, now=now)
 
     def evaluated(self, message: EvalResult, *, now: float) -> list[Output]:
         """Answer the command that asked for it."""
         outputs: list[Output] = []
-        job = self._running(message.task_id)
+        job = self._work.running(message.task_id)
         if job:
             self._evaluation = EvalResponse(
                 run=job.command.run,
@@ -359,8 +330,8 @@ class Session:
                 tokens=message.tokens,
                 correct=message.correct,
             )
-            outputs.extend(self._end_job())
-            outputs.extend(self._respond(self._evaluation))
+            outputs.extend(self._work.end())
+            outputs.extend(self._responses.respond(self._evaluation))
         return self._finish(outputs, now=now)
 
     def answered(self, uid: str, message: Have | Want | Receipt, *, now: float) -> list[Output]:
@@ -372,7 +343,7 @@ class Session:
             outputs.extend(self._uploads.receive(uid, message, now=now))
             if uid not in self._uploads:
                 self._settled.add(round_id)
-            elif self._linked and now >= self._progress_at + UPLOAD_PROGRESS_S:
+            elif self._responses.linked and now >= self._progress_at + UPLOAD_PROGRESS_S:
                 self._progress_at = now
                 outputs.append(PublishProgress(self._uploads.progress(now)))
         return self._finish(outputs, now=now)
@@ -395,55 +366,47 @@ class Session:
         outputs = self._uploads.tick(now)
         if self._unsigned_until is not None and now >= self._unsigned_until:
             self._unsigned_until = None
-        job = self._job
-        if job and self._state is DeviceState.FETCHING and now >= job.expires_at:
-            outputs.extend(self._decline(job, "deadline"))
-        elif job and job.running and now >= self._heard_at + self._jobs.silence_s:
-            silent_s = now - self._heard_at
-            log.warning("%s: no word of %s for %.0f s", self._client_id, job.task_id, silent_s)
-            self._heard_at = now
-            outputs.append(EndTrainer())
+        outputs.extend(self._work.tick(now))
         outputs.extend(self._fetching.tick(now))
         return self._finish(outputs, now=now)
 
     def next_wakeup(self) -> float | None:
         """Return the earliest moment at which `tick` has something to do."""
-        wakeups = [self._uploads.next_wakeup(), self._fetching.next_wakeup(), self._unsigned_until]
-        job = self._job
-        if job:
-            silent_at = self._heard_at + self._jobs.silence_s
-            wakeups.append(silent_at if job.running else job.retry_at)
-        if job and self._state is DeviceState.FETCHING:
-            wakeups.append(job.expires_at)
+        wakeups = (
+            self._uploads.next_wakeup(),
+            self._fetching.next_wakeup(),
+            self._work.next_wakeup(),
+            self._unsigned_until,
+        )
         return min((moment for moment in wakeups if moment is not None), default=None)
 
     def _finish(self, outputs: list[Output], *, now: float) -> list[Output]:
-        outputs.extend(self._heed_pauses())
-        if self._hello or self._trainer_fault:
+        outputs.extend(self._work.heed(self._pauses))
+        if self._work.is_trainer_known:
             outputs.extend(self._take_train(now=now))
             outputs.extend(self._take_eval(now=now))
-        outputs.extend(self._resume(now))
+        outputs.extend(self._work.resume(now))
         if not self._uploads:
-            self._move(Event.SETTLED)
+            self._work.move(Event.SETTLED)
         elif self._uploads.delivered:
-            self._move(Event.DELIVERED)
+            self._work.move(Event.DELIVERED)
         else:
-            self._move(Event.SENDING)
+            self._work.move(Event.SENDING)
         status = self._status()
         if status.state is not self._logged:
             states = status.state.value, self._logged.value
             log.info("%s round %d: %s, was %s", self._client_id, status.round_id, *states)
             self._logged = status.state
-        if self._linked and status != self._told:
+        if self._responses.linked and status != self._told:
             self._told = status
             outputs.append(status)
         return outputs
 
     def _status(self) -> PublishStatus:
-        job = self._job
+        job = self._work.job
         round_id = job.round_id if job else self._uploads.newest_round
-        stalled = self._state is DeviceState.FETCHING and self._fetching.stalled
-        reason = FETCH_STALLED if stalled else self._uploads.stall or self._reason
+        stalled = self._work.is_fetching and self._fetching.stalled
+        reason = FETCH_STALLED if stalled else self._uploads.stall or self._work.reason
         reason = reason if self._unsigned_until is None else UNSIGNED
         if self._pauses.is_paused:
             waiting = len(self._uploads)
@@ -451,26 +414,11 @@ class Session:
             reason = f"{told}; {self._uploads.stall}" if self._uploads.stall else told
         return PublishStatus(self.told_state, round_id, reason)
 
-    def _heed_pauses(self) -> list[Output]:
-        """Give back a task that has not begun, and in great heat one that has."""
-        job = self._job
-        if job is None or not self._pauses.is_paused:
-            return []
-        if not job.running:
-            return [*self._end_job(), *self._respond(job.declined(PAUSED))]
-        if not self._pauses.gives_up:
-            return []
-        log.warning("%s: %s is given up: %s", self._client_id, job.task_id, self._pauses.told())
-        return [*self._end_job(), *self._respond(job.declined(TOO_HOT)), EndTrainer()]
-
-    def _move(self, event: Event) -> None:
-        self._state = TRANSITIONS[self._state][event]
-
     def _take_train(self, *, now: float) -> list[Output]:
         held = self._inbox.next_train()
         if held is None:
             return []
-        command, job = held.command, self._job
+        command, job = held.command, self._work.job
         busy = job is not None and (job.running or not job.round_id)
         if job and busy and command.round_id > job.round_id and not self._pauses.is_paused:
             return []
@@ -482,29 +430,29 @@ class Session:
         taken = TrainResponse(run=command.run, round_id=command.round_id, accepted=True)
         if job and job.round_id == command.round_id:
             job.expires_at = held.arrived_at + command.deadline_s
-            outputs.extend(self._respond(self.cost(command, now=now).told_in(taken)))
+            outputs.extend(self._responses.respond(self.cost(command, now=now).told_in(taken)))
         elif uid:
             # It was trained once, and that is enough: whatever is missing is offered again.
-            outputs.extend(self._respond(taken))
-            outputs.extend(self._uploads.offer(uid, now=now) if self._linked else [])
+            outputs.extend(self._responses.respond(taken))
+            outputs.extend(self._uploads.offer(uid, now=now) if self._responses.linked else [])
         elif command.round_id in self._settled:
             # Nothing more comes from here, so nobody should wait for it.
-            outputs.extend(self._respond(decline(command, "settled")))
+            outputs.extend(self._responses.respond(decline(command, "settled")))
         elif command.round_id < self._newest_round():
             log.info("%s: ignored an old command for round %d", self._client_id, command.round_id)
         elif self._pauses.is_paused:
-            outputs.extend(self._respond(decline(command, PAUSED)))
-        elif reason := self._unfit(command.base_version) or self._unknown_codec():
-            outputs.extend(self._respond(decline(command, reason)))
+            outputs.extend(self._responses.respond(decline(command, PAUSED)))
+        elif reason := self._work.unfit(command.base_version) or self._unknown_codec():
+            outputs.extend(self._responses.respond(decline(command, reason)))
         else:
-            outputs.extend(self._end_job() if job else [])
-            outputs.extend(self._respond(self.cost(command, now=now).told_in(taken)))
-            outputs.extend(self._begin_job(held, now=now))
+            outputs.extend(self._work.end() if job else [])
+            outputs.extend(self._responses.respond(self.cost(command, now=now).told_in(taken)))
+            outputs.extend(self._work.begin(held, now=now))
         return outputs
 
     def _take_eval(self, *, now: float) -> list[Output]:
         held = self._inbox.next_eval()
-        if held is None or self._job:
+        if held is None or self._work.job:
             return []
         self._inbox.drop_eval()
         command, known = held.command, self._evaluation
@@ -512,93 +460,25 @@ class Session:
             return self._outdated(command)
         outputs = self._inbox.advance_epoch(command.epoch)
         if known and known.version == command.version:
-            outputs.extend(self._respond(known))
+            outputs.extend(self._responses.respond(known))
         elif self._pauses.is_paused:
-            outputs.extend(self._respond(decline(command, PAUSED)))
-        elif reason := self._unfit(command.version):
-            outputs.extend(self._respond(decline(command, reason)))
+            outputs.extend(self._responses.respond(decline(command, PAUSED)))
+        elif reason := self._work.unfit(command.version):
+            outputs.extend(self._responses.respond(decline(command, reason)))
         else:
-            outputs.extend(self._begin_job(held, now=now))
+            outputs.extend(self._work.begin(held, now=now))
         return outputs
 
     def _newest_round(self) -> int:
-        job_round = self._job.round_id if self._job else 0
+        job_round = self._work.job.round_id if self._work.job else 0
         return max(job_round, self._uploads.newest_round, *self._settled, 0)
-
-    def _unfit(self, version: int) -> str:
-        """Return the typed reason why this device cannot do a command, "" where it can."""
-        if version < self._inbox.newest_version:
-            return "stale"
-        if self._hello is None:
-            return self._trainer_fault
-        if self._inbox.run and self._hello.base_digest != self._inbox.run.base_digest:
-            return "base"
-        return ""
 
     def _unknown_codec(self) -> str:
         """Return the typed reason where no codec here has the name that the run gives."""
         return "codec" if self._inbox.run and self._inbox.run.codec not in CODECS else ""
 
-    def _begin_job(self, held: HeldTrain | HeldEval, *, now: float) -> list[Output]:
-        self._job = Job(held.command, held.arrived_at + held.command.deadline_s)
-        self._reason = ""
-        self._move(Event.COMMAND)
-        if self._fetching.held(self._job.version):
-            self._move(Event.ADAPTER)
-            return []
-        return self._fetching.want(self._job.version, now=now)
-
-    def _resume(self, now: float) -> list[Output]:
-        job = self._job
-        if job is None or job.running or now < (job.retry_at or now):
-            return []
-        fetching = self._state is DeviceState.FETCHING
-        if fetching and self._fetching.busy:
-            return []
-        job.retry_at = None
-        if fetching:
-            return self._fetching.want(job.version, now=now)
-        adapter = self._fetching.held(job.version)
-        if self._hello is None or self._inbox.run is None:
-            return []
-        if adapter is None:
-            return self._decline(job, "adapter")
-        job.running = True
-        self._heard_at = now
-        self._times.began(job.round_id, now=now)
-        return [job.start(self._inbox.run, adapter)]
-
-    def _failed(self, job: Job, reason: str, *, retryable: bool, now: float) -> list[Output]:
-        job.running = False
-        job.failures += 1
-        if not retryable or job.failures > self._jobs.retries:
-            return self._decline(job, reason)
-        job.retry_at = now + self._jobs.delay_s(job.failures, self._rng)
-        log.warning("%s: %s will be tried again (%s)", self._client_id, job.task_id, reason)
-        return []
-
-    def _decline(self, job: Job, reason: str) -> list[Output]:
-        log.warning("%s: %s declined (%s)", self._client_id, job.task_id, reason)
-        outputs = self._end_job()
-        self._reason = reason
-        return [*outputs, *self._respond(job.declined(reason))]
-
     def _outdated(self, command: TrainCommand | EvalCommand) -> list[Output]:
         first = self._inbox.is_declined_first(command)
-        return self._respond(decline(command, "epoch", epoch=command.epoch)) if first else []
-
-    def _end_job(self) -> list[Output]:
-        self._job = None
-        self._move(Event.JOB_OVER)
-        return self._fetching.release()
-
-    def _running(self, task_id: str) -> Job | None:
-        job = self._job
-        return job if job and job.running and job.task_id == task_id else None
-
-    def _respond(self, response: TrainResponse | EvalResponse) -> list[Output]:
-        if self._linked:
-            return [Respond(response)]
-        # Only the last words matter: what an older command was told, the aggregator can do without.
-        self._unsent = [*self._unsent[-3:], Respond(response)]
-        return []
+        return (
+            self._responses.respond(decline(command, "epoch", epoch=command.epoch)) if first else []
+        )

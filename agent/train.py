@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,7 @@ def train(
     seed: int,
     on_step: OnStep,
     at_once: RowsAtOnce | None = None,
+    make_steps: MakeSteps | None = None,
 ) -> Trained:
     """Return what `plan.local_steps` AdamW steps from `start` on these rows give.
 
@@ -83,6 +84,7 @@ def train(
         seed: Of the batches' order and of dropout.
         on_step: Called after each step; what it raises ends the training.
         at_once: How memory is used, lowered where it runs out; None begins with whole batches.
+        make_steps: Makes another kind of steps, for experiments; None makes the agent's.
 
     Raises:
         TrainingDiverged: A loss or gradient is not finite.
@@ -91,7 +93,7 @@ def train(
     began = time.monotonic()
     model.load_flat(start)
     at_once = at_once or RowsAtOnce(plan.batch_size, checkpointing=plan.gradient_checkpointing)
-    run = _Run(model, plan, seed=seed, at_once=at_once)
+    run = (make_steps or Steps)(model, plan, seed=seed, at_once=at_once)
     order = draws(len(rows), rows=plan.batch_size * plan.accumulation_steps, seed=seed)
     losses: list[float] = []
     with _training_mode(model):
@@ -116,18 +118,24 @@ def train(
     )
 
 
-class _Run:
-    """What lasts from step to step of one training."""
+class Steps:
+    """What lasts from step to step of one training; experiments override its public methods."""
 
     def __init__(
-        self, model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
+        self,
+        model: AdaptedModel,
+        plan: TrainingPlan,
+        *,
+        seed: int,
+        at_once: RowsAtOnce,
+        loss: CausalLoss | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
         self._seed = seed
         self._at_once = at_once
         self._mask = Mask(plan.mask)
-        self._loss = CausalLoss(model.base)
+        self._loss = loss or CausalLoss(model.base)
         embedding = model.base.get_input_embeddings()
         self._scores = TokenScores(embedding.weight.shape[0], decay=plan.score_decay)
         self._collector = EmbeddingScores(embedding)
@@ -146,7 +154,7 @@ class _Run:
         self._step_seed = (self._seed + step) % 2**63
         loss, norm = self._gradients(batch, kept, refresh=refresh)
         self.fisher.update()
-        self._clip(norm)
+        self._clip(self.corrected(norm))
         self._optimizer.step()
         return loss
 
@@ -175,9 +183,24 @@ class _Run:
                 )
             self._scale = max(1.0, self._scale / 2)
         if refresh:
-            learnt = batch.targets != UNLEARNT
-            self._scores.refresh(batch.targets[learnt], self._embedding_scores[learnt])
+            self.refresh_scores(batch)
         return loss, norm
+
+    def refresh_scores(self, batch: Batch) -> None:
+        """Take in how sensitive the loss is at each target of a refresh step."""
+        learnt = batch.targets != UNLEARNT
+        self._scores.refresh(batch.targets[learnt], self._embedding_scores[learnt])
+
+    def corrected(self, norm: float) -> float:
+        """Return the norm of the gradients that the optimizer steps with: here those of the loss.
+
+        Called once per step, after the Fisher has taken in the loss's gradients and before they
+        are clipped.
+
+        Args:
+            norm: Of the loss's gradients, which the parameters hold.
+        """
+        return norm
 
     def _backward(self, batch: Batch, kept: FloatArray, at_once: int, refresh: bool) -> float:  # noqa: FBT001  # of one call
         torch.manual_seed(self._step_seed)
@@ -210,10 +233,14 @@ class _Run:
     @torch.no_grad()
     def _unscale(self) -> float:
         """Undo the loss scale, and return the norm of all gradients."""
-        gradients = [p.grad for p in self._model.parameters if p.grad is not None]
         if self._scale != 1.0:
-            for gradient in gradients:
-                gradient.div_(self._scale)
+            for parameter in self._model.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(self._scale)
+        return self._norm()
+
+    def _norm(self) -> float:
+        gradients = [p.grad for p in self._model.parameters if p.grad is not None]
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
         return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
@@ -224,6 +251,16 @@ class _Run:
             for parameter in self._model.parameters:
                 if parameter.grad is not None:
                     parameter.grad.mul_(limit / norm)
+
+
+class MakeSteps(Protocol):
+    """Makes what lasts from step to step of one training."""
+
+    def __call__(
+        self, model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
+    ) -> Steps:
+        """Return it for one training."""
+        ...
 
 
 def _reach(kept: FloatArray) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -18,8 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.outputs import Adapter, Upload
+from agent.commands import Commands
+from agent.deliveries import Deliveries
+from agent.job import JobPolicy
+from agent.outputs import Adapter, Remembered, Upload
+from agent.pauses import Pauses
 from agent.payload import PayloadHeader, write_payload
+from agent.session import Session
+from agent.tasks import TrainerHello
 from codec.codec import Budget
 from codec.layout import Layout
 from codec.registry import codec_named
@@ -66,6 +73,7 @@ from transport.topics import (
     UpManifest,
     UpSegment,
 )
+from transport.transfer import TransferPolicy
 
 RUN = "0123456789abcdef" * 2
 OTHER_RUN = "f" * 32
@@ -207,6 +215,46 @@ def small() -> SimpleNamespace:
         header=header,
         leave_payload=leave_payload,
     )
+
+
+class Listening:
+    """Deliveries into a session that is connected, with a trainer and one update that waits."""
+
+    TOPICS = Topics("fed")
+
+    def __init__(self, seals: Any = None) -> None:
+        self.upload = upload(1)
+        self.now = 1.0
+        pauses = Pauses()
+        self.session = Session(
+            "dev-1",
+            remembered=Remembered(run=RUN, uploads=(self.upload,)),
+            jobs=JobPolicy(),
+            transfer=TransferPolicy(),
+            rng=random.Random(1),
+            pauses=pauses,
+        )
+        self.session.connected(0.0)
+        self.session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, BASE.hex()), now=0.0)
+        self.deliveries = Deliveries(
+            self.TOPICS,
+            client_id="dev-1",
+            session=self.session,
+            commands=Commands(self.session, pauses=pauses, boot="b07d"),
+            clock=lambda: 500.0,
+            seals=seals,
+        )
+
+    def take(self, address: Address | str, payload: bytes) -> list[Any]:
+        """Deliver what came on a topic."""
+        topic = address if isinstance(address, str) else self.TOPICS.topic(address)
+        delivery = Delivery(topic, payload, 1, retain=False, mid=1)
+        return list(self.deliveries.take(delivery, now=self.now))
+
+
+@pytest.fixture(scope="session")
+def listening() -> type[Listening]:
+    return Listening
 
 
 def free_port() -> int:

@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import logging
-import random
 from typing import Any
 
 import pytest
 
-from agent.commands import Commands
-from agent.deliveries import Deliveries
-from agent.job import JobPolicy
-from agent.outputs import AnswerOperator, BeginRun, Remembered, SettleUpdate, Unsubscribe
-from agent.pauses import Pauses
-from agent.session import Session
-from agent.tasks import TrainerHello
+from agent.outputs import AnswerOperator, BeginRun, SettleUpdate, Unsubscribe
 from transport import control, frame
 from transport.control import (
     DeviceState,
@@ -23,7 +16,6 @@ from transport.control import (
     Outcome,
     TrainCommand,
 )
-from transport.link import Delivery
 from transport.messages import Have, Receipt, ReceiptState, Segment, Want
 from transport.topics import (
     Address,
@@ -34,54 +26,21 @@ from transport.topics import (
     Model,
     ModelManifest,
     ModelSegment,
-    Topics,
 )
-from transport.transfer import SendManifest, TransferPolicy
-
-TOPICS = Topics("fed")
-
-
-class Reader:
-    """Deliveries into a session that is connected, with a trainer and one update that waits."""
-
-    def __init__(self, small: Any) -> None:
-        self.small = small
-        self.upload = small.upload(1)
-        pauses = Pauses()
-        self.session = Session(
-            "dev-1",
-            remembered=Remembered(run=small.RUN, uploads=(self.upload,)),
-            jobs=JobPolicy(),
-            transfer=TransferPolicy(),
-            rng=random.Random(1),
-            pauses=pauses,
-        )
-        self.session.connected(0.0)
-        self.session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex()), now=0.0)
-        self.deliveries = Deliveries(
-            TOPICS,
-            client_id="dev-1",
-            session=self.session,
-            commands=Commands(self.session, pauses=pauses, boot="b07d"),
-            clock=lambda: 500.0,
-        )
-
-    def take(self, address: Address | str, payload: bytes) -> list[Any]:
-        topic = address if isinstance(address, str) else TOPICS.topic(address)
-        delivery = Delivery(topic, payload, 1, retain=False, mid=1)
-        return list(self.deliveries.take(delivery, now=1.0))
-
-    def announce(self) -> None:
-        self.take(CoordRun(), control.encode(self.small.announcement()))
+from transport.transfer import SendManifest
 
 
 @pytest.fixture
-def reader(small: Any) -> Reader:
-    return Reader(small)
+def reader(listening: Any) -> Any:
+    return listening()
 
 
-def test_a_round_comes_in_as_deliveries(reader: Reader, small: Any) -> None:
-    reader.announce()
+def announce(reader: Any, small: Any) -> None:
+    reader.take(CoordRun(), control.encode(small.announcement()))
+
+
+def test_a_round_comes_in_as_deliveries(reader: Any, small: Any) -> None:
+    announce(reader, small)
     train = TrainCommand(small.RUN, 1, 2, 1, 60.0, 7, None)
     reader.take(Command("dev-1", "train", "2"), control.encode(train))
     assert reader.session.state is DeviceState.FETCHING
@@ -93,7 +52,7 @@ def test_a_round_comes_in_as_deliveries(reader: Reader, small: Any) -> None:
     assert type(outputs[0]).__name__ == "StoreAdapter"
 
 
-def test_answers_come_in_by_their_kind(reader: Reader) -> None:
+def test_answers_come_in_by_their_kind(reader: Any) -> None:
     uid = reader.upload.uid
     reader.take(Down("dev-1", uid), frame.encode(Have(1, frozenset({0}), 3)))
     assert SendManifest(uid) in reader.take(Down("dev-1", uid), frame.encode(Want(1)))
@@ -101,8 +60,8 @@ def test_answers_come_in_by_their_kind(reader: Reader) -> None:
     assert SettleUpdate(uid, receipt) in reader.take(Down("dev-1", uid), frame.encode(receipt))
 
 
-def test_evaluations_runs_and_versions_come_in(reader: Reader, small: Any) -> None:
-    reader.announce()
+def test_evaluations_runs_and_versions_come_in(reader: Any, small: Any) -> None:
+    announce(reader, small)
     evaluation = EvalCommand(small.RUN, 1, 1, 60.0)
     reader.take(Command("dev-1", "eval", "1"), control.encode(evaluation))
     status = ModelStatus(small.RUN, 5, "", 0, 0)
@@ -111,12 +70,12 @@ def test_evaluations_runs_and_versions_come_in(reader: Reader, small: Any) -> No
     assert BeginRun(small.OTHER_RUN) in reader.take(CoordRun(), control.encode(other))
 
 
-def test_a_cleared_retained_message_says_nothing(reader: Reader) -> None:
+def test_a_cleared_retained_message_says_nothing(reader: Any) -> None:
     assert reader.take(CoordRun(), b"") == []
     assert not reader.deliveries.refused
 
 
-def test_what_is_no_message_is_refused_by_reason(reader: Reader, small: Any) -> None:
+def test_what_is_no_message_is_refused_by_reason(reader: Any, small: Any) -> None:
     train = control.encode(TrainCommand(small.RUN, 1, 2, 1, 60.0, 7, None))
     evaluation = control.encode(EvalCommand(small.RUN, 1, 1, 60.0))
     manifest, bodies = small.adapter_message(1)
@@ -145,7 +104,7 @@ def test_what_is_no_message_is_refused_by_reason(reader: Reader, small: Any) -> 
 
 
 def test_a_flood_of_nonsense_is_logged_ever_more_rarely(
-    reader: Reader, caplog: pytest.LogCaptureFixture
+    reader: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):
@@ -157,16 +116,16 @@ def test_a_flood_of_nonsense_is_logged_ever_more_rarely(
 @pytest.mark.parametrize(
     "run", ["", "../" * 10 + "ab", "0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n"]
 )
-def test_a_run_whose_id_is_none_is_refused(reader: Reader, small: Any, run: str) -> None:
+def test_a_run_whose_id_is_none_is_refused(reader: Any, small: Any, run: str) -> None:
     assert reader.take(CoordRun(), control.encode(small.announcement(run=run))) == []
     assert reader.deliveries.refused == {"malformed": 1}
 
 
 @pytest.mark.parametrize(("round_id", "version"), [(0, 0), (1, -1)])
 def test_rounds_and_versions_that_cannot_be_are_refused(
-    reader: Reader, small: Any, round_id: int, version: int
+    reader: Any, small: Any, round_id: int, version: int
 ) -> None:
-    reader.announce()
+    announce(reader, small)
     train = TrainCommand(small.RUN, 1, round_id, version, 60.0, 7, None)
     reader.take(Command("dev-1", "train", str(round_id)), control.encode(train))
     assert reader.deliveries.refused == {"malformed": 1}
@@ -174,9 +133,11 @@ def test_rounds_and_versions_that_cannot_be_are_refused(
 
 
 @pytest.mark.parametrize("action", OperatorAction)
-def test_operators_commands_come_in_by_their_name(reader: Reader, action: OperatorAction) -> None:
-    reader.announce()
-    reader.take(Model(), control.encode(ModelStatus(reader.small.RUN, 1, "", 900, 3)))
+def test_operators_commands_come_in_by_their_name(
+    reader: Any, small: Any, action: OperatorAction
+) -> None:
+    announce(reader, small)
+    reader.take(Model(), control.encode(ModelStatus(small.RUN, 1, "", 900, 3)))
     command = OperatorCommand("b07d", 530.0, "new fan")
     outputs = reader.take(Command("dev-1", action.value, "7f"), control.encode(command))
     (answer,) = [output for output in outputs if isinstance(output, AnswerOperator)]
@@ -184,6 +145,6 @@ def test_operators_commands_come_in_by_their_name(reader: Reader, action: Operat
     assert (answer.response.outcome, answer.response.clock_s) == (Outcome.OK, 500.0)
 
 
-def test_a_command_that_is_none_is_refused(reader: Reader) -> None:
+def test_a_command_that_is_none_is_refused(reader: Any) -> None:
     assert reader.take(Command("dev-1", "pause", "7f"), b'{"session": 5}') == []
     assert reader.deliveries.refused == {"malformed": 1}

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agent.commands import Commands
 from agent.config import AgentConfig
-from agent.deliveries import Deliveries
-from agent.job import JobPolicy
-from agent.outputs import BeginRun, PublishStatus, Remembered, RememberEpoch, SettleUpdate
-from agent.pauses import Pauses
-from agent.session import UNSIGNED, UNSIGNED_S, Session
-from agent.tasks import TrainerHello
+from agent.outputs import BeginRun, PublishStatus, RememberEpoch, SettleUpdate
+from agent.session import UNSIGNED, UNSIGNED_S
 from transport import control, frame
 from transport.broker import BrokerConfig
 from transport.control import DeviceState, ModelStatus, TrainCommand
-from transport.link import Delivery
 from transport.messages import Have, Receipt, ReceiptState, Want
 from transport.signing import SigningConfig, SigningMode, load_seals
 from transport.topics import Address, Command, CoordRun, Down, Model, ModelManifest, Topics
-from transport.transfer import SendManifest, TransferPolicy
+from transport.transfer import SendManifest
 
 TOPICS = Topics("fed")
 FORGED_ENDS = [
@@ -48,34 +41,20 @@ def seals_of(login: Any) -> Any:
 class Signed:
     """A device with an update that waits, on a broker that delivers whatever it likes."""
 
-    def __init__(self, small: Any, authority: Any) -> None:
+    def __init__(self, small: Any, listening: Any, authority: Any) -> None:
         self.small = small
-        self.upload = small.upload(1)
         self.coord = seals_of(authority.certify("coord"))
-        pauses = Pauses()
-        self.session = Session(
-            "dev-1",
-            remembered=Remembered(run=small.RUN, uploads=(self.upload,)),
-            jobs=JobPolicy(),
-            transfer=TransferPolicy(),
-            rng=random.Random(1),
-            pauses=pauses,
-        )
-        self.session.connected(0.0)
-        self.session.trainer_ready(TrainerHello(1, "2.4", "", 90, 10, small.BASE.hex()), now=0.0)
-        self.deliveries = Deliveries(
-            TOPICS,
-            client_id="dev-1",
-            session=self.session,
-            commands=Commands(self.session, pauses=pauses, boot="b07d"),
-            clock=lambda: 500.0,
-            seals=seals_of(authority.certify("dev-1")),
-        )
-        self.now = 1.0
+        self.listening = listening(seals_of(authority.certify("dev-1")))
+        self.session = self.listening.session
+        self.deliveries = self.listening.deliveries
+        self.upload = self.listening.upload
+
+    @property
+    def now(self) -> float:
+        return float(self.listening.now)
 
     def deliver(self, address: Address, payload: bytes) -> list[Any]:
-        delivery = Delivery(TOPICS.topic(address), payload, 1, retain=False, mid=1)
-        return list(self.deliveries.take(delivery, now=self.now))
+        return list(self.listening.take(address, payload))
 
     def hear(self, address: Address, payload: bytes) -> list[Any]:
         """Deliver what the aggregator says."""
@@ -88,15 +67,15 @@ class Signed:
     def tick_until(self, end: float) -> list[Any]:
         outputs: list[Any] = []
         while (wakeup := self.session.next_wakeup()) is not None and wakeup <= end:
-            self.now = max(self.now, wakeup)
+            self.listening.now = max(self.now, wakeup)
             outputs += self.session.tick(self.now)
-        self.now = end
+        self.listening.now = end
         return outputs
 
 
 @pytest.fixture
-def device(small: Any, authority: Any) -> Signed:
-    return Signed(small, authority)
+def device(small: Any, listening: Any, authority: Any) -> Signed:
+    return Signed(small, listening, authority)
 
 
 @pytest.mark.parametrize("receipt", FORGED_ENDS)

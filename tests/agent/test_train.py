@@ -269,7 +269,7 @@ def shared() -> AdaptedModel:
 def one_step(batch: Batch, kept: Any, *, at_once: int) -> tuple[Any, Any, Any]:
     """Return a step's gradient and token scores, and its Fisher, cut into micro-batches."""
     plan = changed(batch_size=len(kept))
-    run = train_module._Run(shared(), plan, seed=1, at_once=RowsAtOnce(at_once))
+    run = train_module.Steps(shared(), plan, seed=1, at_once=RowsAtOnce(at_once))
     run._step_seed = 1
     taken: list[Any] = []
     run._scores = SimpleNamespace(refresh=lambda _ids, scores: taken.append(scores.copy()))  # type: ignore[assignment]

@@ -1,14 +1,17 @@
-"""`box`: a booted systemd, one for all tests of a file."""
+"""A booted systemd, one for all tests of a file, and what is installed into it."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+INSTALL = Path(__file__).parents[2] / "tools" / "install.sh"
 
 
 def _load_box() -> Any:
@@ -33,3 +36,30 @@ def box() -> Iterator[Any]:
         pytest.skip(f"no systemd can be booted here: {reason}")
     with boxes.boot() as booted:
         yield booted
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """A Python below /usr or /opt that runs what the environment of these tests holds."""
+    wanted = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for folder in (Path(sys.base_prefix, "bin"), Path("/usr/local/bin"), Path("/usr/bin")):
+        candidate = folder / wanted
+        if candidate.exists() and not str(candidate.resolve()).startswith(("/root/", "/home/")):
+            return str(candidate)
+    pytest.skip(f"no {wanted} below /usr or /opt")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
+    """What `install.sh wheels` makes for an aggregator on a machine like this one."""
+    folder = tmp_path_factory.mktemp("wheels") / "wheels"
+    done = subprocess.run(
+        ["bash", INSTALL, "wheels", folder, "--for", "aggregator", "--python", python],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if "No matching distribution" in done.stderr or "Connection" in done.stderr:
+        pytest.skip(f"no package index: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

@@ -17,7 +17,6 @@ from transport.exit_codes import ExitCode
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-INSTALL = ROOT / "tools" / "install.sh"
 DEVICES = ("nano-01", "nano-02", "nano-03")
 AGGREGATOR = "fedfstq-aggregator.service"
 # An environment that the units can see; it holds torch and what else an agent needs.
@@ -82,34 +81,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
-    """A Python below /usr or /opt that runs what the environment of these tests holds."""
-    wanted = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for folder in (Path(sys.base_prefix, "bin"), Path("/usr/local/bin"), Path("/usr/bin")):
-        candidate = folder / wanted
-        if candidate.exists() and not str(candidate.resolve()).startswith(("/root/", "/home/")):
-            return str(candidate)
-    pytest.skip(f"no {wanted} below /usr or /opt")
-
-
-@pytest.fixture(scope="module")
-def wheels_for_aggregator(tmp_path_factory: pytest.TempPathFactory, python: str) -> Path:
-    """What `install.sh wheels` makes for an aggregator on a machine like this one."""
-    folder = tmp_path_factory.mktemp("wheels") / "wheels"
-    done = subprocess.run(
-        ["bash", INSTALL, "wheels", folder, "--for", "aggregator", "--python", python],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    box: Any, tmp_path_factory: pytest.TempPathFactory, wheels_for_aggregator: Path, python: str
-) -> Fleet:
+def fleet(box: Any, tmp_path_factory: pytest.TempPathFactory, wheels: Path, python: str) -> Fleet:
     folder = tmp_path_factory.mktemp("fleet") / "fleet"
     adapter = tmp_path_factory.mktemp("made") / "adapter"
     base = ROOT / "tools" / "base"
@@ -127,7 +99,7 @@ def fleet(
     _fedfstq("adapter", "--model", base, "--out", adapter, "--rank=2", "--alpha=4")
     box.copy(adapter, "/srv/fedfstq/initial-adapter")
     box.copy(base, "/srv/fedfstq/base")
-    box.copy(wheels_for_aggregator, "/root/wheels")
+    box.copy(wheels, "/root/wheels")
     made = Fleet(box, folder)
     made.copy_bundles()
     box.copy(folder / "people", "/root/fleet/people")

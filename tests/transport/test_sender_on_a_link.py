@@ -143,33 +143,26 @@ class Link:
         self._send(self.sender.receive(have, now=self.now))
 
 
-def manifest_of(total_bytes: int, segment_bytes: int) -> Manifest:
-    count = -(-total_bytes // segment_bytes)
-    entries = tuple(SegmentEntry(segment_bytes, bytes(32)) for _ in range(count))
-    return Manifest(
-        run="00" * 16,
-        round_id=1,
-        base_version=0,
-        base_digest=bytes(32),
-        layout_digest=bytes(32),
-        client_id="dev",
-        seq=1,
-        codec="fp32",
-        num_examples=1,
-        segments=entries,
-        train_loss=0.0,
-        steps=1,
-        train_s=0.0,
-        evaluation=None,
-    )
+Sized = Callable[[int, int], Manifest]
+
+
+@pytest.fixture(scope="session")  # hypothesis runs a test many times within one fixture
+def sized(make_manifest: Callable[..., Manifest]) -> Sized:
+    """Makes manifests of so many bytes in segments of so many."""
+
+    def make(total_bytes: int, segment_bytes: int) -> Manifest:
+        count = -(-total_bytes // segment_bytes)
+        return make_manifest(segments=(SegmentEntry(segment_bytes, bytes(32)),) * count)
+
+    return make
 
 
 KIB = 1 << 10
 
 
 @pytest.mark.parametrize("segment_kib", [8, 16, 32, 64])
-def test_nine_tenths_of_1_mbit_s_at_200_ms_are_used(segment_kib: int) -> None:
-    link = Link(manifest_of(2_000_000, segment_kib * KIB), 1e6, 0.2)
+def test_nine_tenths_of_1_mbit_s_at_200_ms_are_used(sized: Sized, segment_kib: int) -> None:
+    link = Link(sized(2_000_000, segment_kib * KIB), 1e6, 0.2)
     link.connect()
     sent_bytes = sum(entry.length for entry in link.manifest.segments)
     assert 8 * sent_bytes / link.run() >= 0.9e6
@@ -180,29 +173,29 @@ def test_nine_tenths_of_1_mbit_s_at_200_ms_are_used(segment_kib: int) -> None:
 @pytest.mark.parametrize("segment_kib", [8, 32, 64])
 @pytest.mark.parametrize("rate_bps", [25e3, 40e3, 100e3])
 def test_no_timer_ends_while_a_slow_link_makes_progress(
-    rate_bps: float, segment_kib: int, seed: int
+    sized: Sized, rate_bps: float, segment_kib: int, seed: int
 ) -> None:
-    link = Link(manifest_of(600_000, segment_kib * KIB), rate_bps, 0.6, seed=seed)
+    link = Link(sized(600_000, segment_kib * KIB), rate_bps, 0.6, seed=seed)
     link.connect()
     link.run()
     assert (link.sender.resent, link.manifests) == (0, 1)
 
 
-def test_20_mb_in_small_segments_at_100_kbit_s_are_sent_once() -> None:
+def test_20_mb_in_small_segments_at_100_kbit_s_are_sent_once(sized: Sized) -> None:
     """Its manifest names 2,442 segments and takes 7 s itself."""
-    link = Link(manifest_of(20_000_000, 8 * KIB), 100e3, 0.2)
+    link = Link(sized(20_000_000, 8 * KIB), 100e3, 0.2)
     link.connect()
     link.run()
     assert (link.sender.resent, link.manifests) == (0, 1)
 
 
 @pytest.mark.parametrize("segment_kib", [8, 64])
-def test_a_slow_link_holds_seconds_of_bytes_and_not_minutes(segment_kib: int) -> None:
+def test_a_slow_link_holds_seconds_of_bytes_and_not_minutes(sized: Sized, segment_kib: int) -> None:
     """What is sent behind the window waits that long, and a cut costs that much.
 
     The first window is sent before anything is measured.
     """
-    link = Link(manifest_of(2_000_000, segment_kib * KIB), 40e3, 0.2)
+    link = Link(sized(2_000_000, segment_kib * KIB), 40e3, 0.2)
     link.connect()
     waits = []
     for moment in range(90, 300, 5):
@@ -211,9 +204,9 @@ def test_a_slow_link_holds_seconds_of_bytes_and_not_minutes(segment_kib: int) ->
     assert max(waits) <= max(10.0, 2 * segment_kib * KIB * 8 / 40e3 + 1)
 
 
-def test_a_link_that_fades_is_asked_and_not_flooded() -> None:
+def test_a_link_that_fades_is_asked_and_not_flooded(sized: Sized) -> None:
     """From 1 Mbit/s to 40 kbit/s with eight segments of 64 KiB on the way."""
-    link = Link(manifest_of(4_000_000, 64 * KIB), 1e6, 0.2)
+    link = Link(sized(4_000_000, 64 * KIB), 1e6, 0.2)
     link.connect()
 
     def fade() -> None:
@@ -226,9 +219,9 @@ def test_a_link_that_fades_is_asked_and_not_flooded() -> None:
     assert link.manifests <= 3
 
 
-def test_2_mb_over_20_s_up_and_20_s_down_take_a_minute() -> None:
+def test_2_mb_over_20_s_up_and_20_s_down_take_a_minute(sized: Sized) -> None:
     """1 Mbit/s; the connection does not survive, and comes back 2 s after its network."""
-    link = Link(manifest_of(2_000_000, 64 * KIB), 1e6, 0.2)
+    link = Link(sized(2_000_000, 64 * KIB), 1e6, 0.2)
     for period in range(5):
         link.at(40.0 * period + (2.0 if period else 0.0), link.connect)
         link.at(40.0 * period + 20.0, link.cut)
@@ -245,6 +238,7 @@ def test_2_mb_over_20_s_up_and_20_s_down_take_a_minute() -> None:
     seed=st.integers(0, 100),
 )
 def test_after_a_cut_at_most_two_windows_are_sent_again(
+    sized: Sized,
     *,
     rate_bps: float,
     round_trip_s: float,
@@ -253,7 +247,7 @@ def test_after_a_cut_at_most_two_windows_are_sent_again(
     outages: list[tuple[float, float]],
     seed: int,
 ) -> None:
-    manifest = manifest_of(segments * segment_kib * KIB, segment_kib * KIB)
+    manifest = sized(segments * segment_kib * KIB, segment_kib * KIB)
     link = Link(manifest, rate_bps, round_trip_s, seed=seed)
     moment = 0.0
     link.at(moment, link.connect)

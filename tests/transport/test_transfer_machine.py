@@ -7,22 +7,20 @@ with its journal, or with an older one. At the end the link becomes good, and al
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from transport.messages import (
-    Evaluation,
     Have,
     Manifest,
     Receipt,
     ReceiptState,
-    SegmentEntry,
     Want,
 )
 from transport.transfer import (
@@ -44,29 +42,16 @@ LATENCY_S = 0.1
 MAX_STEPS = 3_000
 
 
-def manifest_of(bodies: tuple[bytes, ...]) -> Manifest:
-    entries = tuple(SegmentEntry(len(body), hashlib.sha256(body).digest()) for body in bodies)
-    digest = bytes(32)
-    return Manifest(
-        run="0" * 32,
-        round_id=1,
-        base_version=0,
-        base_digest=digest,
-        layout_digest=digest,
-        client_id="a",
-        seq=1,
-        codec="fp32",
-        num_examples=1,
-        segments=entries,
-        train_loss=1.0,
-        steps=1,
-        train_s=1.0,
-        evaluation=Evaluation(1.0, 1, 0),
-    )
+@pytest.fixture(scope="module", autouse=True)
+def _manifests(make_manifest: Callable[..., Manifest]) -> None:
+    """A state machine is no test that could ask for a fixture."""
+    Transfer.make_manifest = staticmethod(make_manifest)
 
 
 class Transfer(RuleBasedStateMachine):
     """One update on its way."""
+
+    make_manifest: ClassVar[Callable[..., Manifest]]
 
     @initialize(
         count=st.integers(1, 12),
@@ -85,7 +70,7 @@ class Transfer(RuleBasedStateMachine):
             jitter=0.25,
         )
         self.bodies = tuple(f"segment {index}".encode() for index in range(count))
-        self.manifest = manifest_of(self.bodies)
+        self.manifest = self.make_manifest(*self.bodies)
         self.sender = Sender(UID, self.manifest, policy=self.policy, rng=random.Random(seed))
         self.now = 0.0
         self.online = False

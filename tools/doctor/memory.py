@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from agent.telemetry import parse_meminfo
+from agent.weights import count_weights
 from tools.doctor.context import Context, Role
 from tools.doctor.finding import Finding, fail, ok, skip, warn
 from tools.doctor.locks import Holder, holder_of
@@ -46,20 +46,15 @@ def _weights_bytes(context: Context) -> int | None:
     """Return what the weights take once they are loaded; None where the model is not known."""
     config = context.agent
     folder = Path(config.model).expanduser() if config.model else None
-    if folder is None or not folder.is_dir():
+    weights = count_weights(folder) if folder is not None else None
+    if weights is None:
         return None
-    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    try:
-        told = json.loads((folder / "config.json").read_bytes())
-        stored = str(told.get("dtype") or told.get("torch_dtype") or "float32")
-    except (OSError, ValueError, AttributeError):
-        return on_disk or None
     # As the trainer chooses: half the bits where a GPU computes with them.
     wanted = config.dtype
     if wanted == "auto":
         uses_cuda = config.device != "cpu" and bool(context.known.has_cuda)
         wanted = "bfloat16" if uses_cuda else "float32"
-    return on_disk * _BYTES.get(wanted, 4) // _BYTES.get(stored, 4) or None
+    return weights.needed_bytes(library="", itemsize=_BYTES[wanted]) or None
 
 
 def judge_trainer_memory(available: int, *, weights: int | None, is_loaded: bool) -> Finding:

@@ -38,15 +38,21 @@ Examine = Callable[..., dict[str, Finding]]
 States = Callable[[dict[str, Finding]], dict[str, str]]
 NOW = datetime.now(tz=timezone.utc)
 DAY = timedelta(days=1)
+FLEET_ACL = (Path(__file__).parents[3] / "broker_config/acl").read_text()
 
 
-def test_all_is_well_for_a_device_on_a_right_broker(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
-) -> None:
-    found = examine("acl-own", Context(agent_config(broker=start_broker())))
+@pytest.fixture
+def device_finds(
+    start_broker: Callable[..., Any], agent_config: Callable[..., AgentConfig], examine: Examine
+) -> Examine:
+    """What a device's checks find at a broker that is started with these options."""
+    return lambda **options: examine(
+        "acl-own", Context(agent_config(broker=start_broker(**options)))
+    )
+
+
+def test_all_is_well_for_a_device_on_a_right_broker(device_finds: Examine, states: States) -> None:
+    found = device_finds()
     # Nobody announces a run there.
     assert states(found) == {"run": "WARN"}, found
 
@@ -62,12 +68,9 @@ def test_all_is_well_for_an_aggregator_on_a_right_broker(
 
 
 def test_without_rules_everything_that_must_be_forbidden_is_found_to_pass(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
+    device_finds: Examine, states: States
 ) -> None:
-    found = examine("acl-own", Context(agent_config(broker=start_broker(acl=None))))
+    found = device_finds(acl=None)
     assert states(found) == {
         "acl-publish": "FAIL",
         "acl-read": "FAIL",
@@ -88,89 +91,53 @@ def test_without_rules_everything_that_must_be_forbidden_is_found_to_pass(
     ],
 )
 def test_one_rule_too_much_is_found(
-    rule: str,
-    broken: dict[str, str],
-    *,
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
+    rule: str, broken: dict[str, str], device_finds: Examine, states: States
 ) -> None:
-    fleet = (Path(__file__).parents[3] / "broker_config/acl").read_text()
-    broker = start_broker(acl=fleet.replace("pattern write", f"{rule}\npattern write", 1))
-    found = examine("acl-own", Context(agent_config(broker=broker)))
+    found = device_finds(acl=FLEET_ACL.replace("pattern write", f"{rule}\npattern write", 1))
     assert states(found) == broken | {"run": "WARN"}
 
 
-def test_rules_that_shut_the_device_out_are_found(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-) -> None:
-    broker = start_broker(acl="user nobody\ntopic readwrite #\n")
-    found = examine("acl-own", Context(agent_config(broker=broker)))
+def test_rules_that_shut_the_device_out_are_found(device_finds: Examine) -> None:
+    found = device_finds(acl="user nobody\ntopic readwrite #\n")
     assert found["acl-own"].state is State.FAIL
     assert "client_id must be the certificate's CN" in found["acl-own"].mend
     assert found["acl-publish"].state is State.OK
 
 
 def test_rules_that_name_one_federation_are_tried_in_it(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
+    device_finds: Examine, states: States
 ) -> None:
-    fleet = (Path(__file__).parents[3] / "broker_config/acl").read_text()
-    broker = start_broker(acl=fleet.replace("/v1/+/", "/v1/demo/"))
-    found = examine("acl-own", Context(agent_config(broker=broker)))
-    assert states(found) == {"run": "WARN", "packet-size": "SKIP"}
-    broker = start_broker(acl=fleet.replace("/v1/+/", "/v1/demo/").replace("d/%u/", "d/+/"))
-    found = examine("acl-own", Context(agent_config(broker=broker)))
+    rules = FLEET_ACL.replace("/v1/+/", "/v1/demo/")
+    assert states(device_finds(acl=rules)) == {"run": "WARN", "packet-size": "SKIP"}
+    found = device_finds(acl=rules.replace("d/%u/", "d/+/"))
     assert found["acl-publish"].state is State.FAIL
 
 
 @pytest.mark.parametrize("bound", ["false", "true"])
 def test_a_broker_that_takes_strangers_is_found(
-    bound: str,
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
+    bound: str, device_finds: Examine, states: States
 ) -> None:
-    broker = start_broker(
+    found = device_finds(
         allow_anonymous="true",
         require_certificate="false",
         use_identity_as_username="false",
         use_username_as_clientid=bound,
     )
-    found = examine("acl-own", Context(agent_config(broker=broker)))
     assert states(found)["acl-anonymous"] == "FAIL"
 
 
-def test_a_broker_that_takes_any_client_id_is_found(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
-) -> None:
-    broker = start_broker(use_username_as_clientid="false")
-    found = examine("acl-own", Context(agent_config(broker=broker)))
+def test_a_broker_that_takes_any_client_id_is_found(device_finds: Examine, states: States) -> None:
+    found = device_finds(use_username_as_clientid="false")
     assert states(found) == {"acl-client-id": "FAIL", "run": "WARN"}
     assert "use_username_as_clientid" in found["acl-client-id"].mend
 
 
-def test_a_broker_that_believes_a_claimed_user_name_is_found(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-) -> None:
-    broker = start_broker(
+def test_a_broker_that_believes_a_claimed_user_name_is_found(device_finds: Examine) -> None:
+    found = device_finds(
         use_identity_as_username="false",
         use_username_as_clientid="false",
         allow_anonymous="true",
     )
-    config = agent_config(broker=broker)
-    found = examine("acl-own", Context(config))
     assert found["acl-own"].state is State.FAIL
     assert found["acl-name"].state is State.FAIL
     assert "not its certificate" in found["acl-name"].text
@@ -190,26 +157,25 @@ def test_small_packets_are_found(
     assert found["broker-limits"].state is State.FAIL
 
 
-def test_a_broker_that_drops_large_messages_is_found(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
+@pytest.mark.parametrize(
+    ("options", "broken"),
+    [
+        pytest.param(
+            {"message_size_limit": "60000"}, {"packet-size": "FAIL"}, id="drops large messages"
+        ),
+        pytest.param({"max_inflight_messages": "4"}, {"broker-limits": "WARN"}, id="few at once"),
+    ],
+)
+def test_a_limit_that_is_too_low_is_found(
+    options: dict[str, str], broken: dict[str, str], device_finds: Examine, states: States
 ) -> None:
-    broker = start_broker(message_size_limit="60000")
-    found = examine("acl-own", Context(agent_config(broker=broker)))
-    assert states(found) == {"packet-size": "FAIL", "run": "WARN"}
+    assert states(device_finds(**options)) == broken | {"run": "WARN"}
 
 
-def test_few_publications_at_once_are_found(
-    start_broker: Callable[..., Any],
-    agent_config: Callable[..., AgentConfig],
-    examine: Examine,
-    states: States,
-) -> None:
-    broker = start_broker(max_inflight_messages="4")
-    found = examine("acl-own", Context(agent_config(broker=broker)))
-    assert states(found) == {"broker-limits": "WARN", "run": "WARN"}
+def login(authority: Any, name: str, **how: Any) -> TlsConfig:
+    """What a service logs in with that believes the authority which signed its certificate."""
+    cert, key = authority.sign(name, **how)
+    return TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
 
 
 def test_a_certificate_that_has_ended_is_refused_by_the_broker(
@@ -220,9 +186,8 @@ def test_a_certificate_that_has_ended_is_refused_by_the_broker(
 ) -> None:
     authority = new_authority()
     authority.sign("broker", is_server=True)
-    cert, key = authority.sign("dev-1", ends=NOW - DAY)
+    tls = login(authority, "dev-1", ends=NOW - DAY)
     broker = start_broker(certificates=authority)
-    tls = TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
     context = Context(agent_config(broker=broker, tls=tls))
     found = examine("acl-own", context)
     assert found["broker-tls"].state is State.FAIL
@@ -251,9 +216,8 @@ def test_a_brokers_certificate_that_is_wrong_is_found(
 ) -> None:
     authority = new_authority()
     authority.sign("broker", is_server=True, **how)
-    cert, key = authority.sign("dev-1")
+    tls = login(authority, "dev-1")
     broker = start_broker(certificates=authority)
-    tls = TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
     found = examine("acl-own", Context(agent_config(broker=broker, tls=tls)))
     assert found["broker-tls"].state is State.FAIL
     assert said in found["broker-tls"].text
@@ -267,13 +231,11 @@ def test_another_authority_is_found_on_either_side(
     new_authority: Callable[..., Any],
     examine: Examine,
 ) -> None:
-    foreign = new_authority()
-    cert, key = foreign.sign("dev-1")
     broker = start_broker()
-    ours = TlsConfig(ca_file=foreign.ca, cert_file=cert, key_file=key)
+    ours = login(new_authority(), "dev-1")
     found = examine("acl-own", Context(agent_config(broker=broker, tls=ours)))
     assert "did not sign the broker's certificate" in found["broker-tls"].text
-    half = TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
+    half = ours.model_copy(update={"ca_file": authority.ca})
     found = examine("acl-own", Context(agent_config(broker=broker, tls=half)))
     assert found["broker-tls"].state is State.FAIL
     assert "refused this service's certificate" in found["broker-tls"].text
@@ -285,8 +247,7 @@ def test_a_wrong_name_is_found(
     authority: Any,
     examine: Examine,
 ) -> None:
-    cert, key = authority.sign("another", common_name="dev-7")
-    tls = TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
+    tls = login(authority, "another", common_name="dev-7")
     found = examine("acl-own", Context(agent_config(broker=start_broker(), tls=tls)))
     assert found["acl-own"].state is State.FAIL
 
@@ -382,14 +343,19 @@ def test_the_services_own_session_and_what_waits_in_it_stay(
         assert came.get(timeout=20) == command
 
 
-@contextmanager
-def _device(config: AgentConfig, came: queue.Queue[str]) -> Iterator[paho.Client]:
-    """The device's own client, whose session outlives it."""
+def _client(config: AgentConfig, name: str) -> paho.Client:
     client = paho.Client(
-        CallbackAPIVersion.VERSION2, client_id="dev-1", protocol=MQTTProtocolVersion.MQTTv5
+        CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5
     )
     assert config.broker.tls is not None
     client.tls_set_context(tls_context(config.broker.tls))
+    return client
+
+
+@contextmanager
+def _device(config: AgentConfig, came: queue.Queue[str]) -> Iterator[paho.Client]:
+    """The device's own client, whose session outlives it."""
+    client = _client(config, "dev-1")
     client.on_message = lambda _client, _userdata, message: came.put(message.topic)
     keep = Properties(PacketTypes.CONNECT)
     keep.SessionExpiryInterval = 3600
@@ -418,11 +384,7 @@ def test_the_announced_run_is_noted(
 
 def announce(coord: AgentConfig, payload: bytes) -> None:
     """Publish a retained run announcement as the aggregator."""
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2, client_id="coord", protocol=MQTTProtocolVersion.MQTTv5
-    )
-    assert coord.broker.tls is not None
-    client.tls_set_context(tls_context(coord.broker.tls))
+    client = _client(coord, "coord")
     client.connect(*coord.broker.address)
     client.loop_start()
     sent = client.publish(Topics("demo").topic(CoordRun()), payload, qos=1, retain=True)
@@ -527,10 +489,9 @@ def test_a_revoked_certificate_is_refused_and_the_line_says_so(
 ) -> None:
     authority = new_authority()
     authority.sign("broker", is_server=True)
-    cert, key = authority.sign("dev-1")
-    crl = authority.revoke(cert)
+    tls = login(authority, "dev-1")
+    crl = authority.revoke(tls.cert_file)
     broker = start_broker(certificates=authority, crlfile=str(crl))
-    tls = TlsConfig(ca_file=authority.ca, cert_file=cert, key_file=key)
     found = examine("acl-own", Context(agent_config(broker=broker, tls=tls)))["broker-tls"]
     assert found.state is State.FAIL
     assert "revoked" in found.text

@@ -1,10 +1,9 @@
-"""Wheels of a few lines, bundles made by hand, and the box of tests/systemd."""
+"""Wheels of a few lines, and bundles made by hand."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import io
 import os
 import shutil
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,23 +194,3 @@ class Machine:
 def machine(tmp_path: Path, wheels: Wheels, python: Path, source: Path) -> Machine:
     """A machine on which nothing is installed."""
     return Machine(tmp_path / "root", wheels.folder, python, source)
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Any]:
-    """A booted systemd, one for all tests of a file: tests/systemd/box.py."""
-    name = "fedfstq_tests_box"
-    if name not in sys.modules:
-        path = CHECKOUT / "tests" / "systemd" / "box.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    boxes: Any = sys.modules[name]
-    reason = boxes.impossible()
-    if reason is not None:
-        pytest.skip(f"no systemd can be booted here: {reason}")
-    with boxes.boot() as booted:
-        yield booted

@@ -16,39 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-INSTALL = Path(__file__).parents[3] / "tools" / "install.sh"
 FEDFSTQ = [sys.executable, "-c", "from tools.cli import main; main()"]
 AGENT, AGGREGATOR = "fedfstq-agent@nano-01.service", "fedfstq-aggregator.service"
 # An environment that the units can see; it holds torch and what else an agent needs.
 TORCH = Path(sysconfig.get_path("purelib"))
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
-
-
-def _python() -> str:
-    """A Python below /usr or /opt that runs what the environment of these tests holds."""
-    wanted = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for folder in (Path(sys.base_prefix, "bin"), Path("/usr/local/bin"), Path("/usr/bin")):
-        candidate = folder / wanted
-        if candidate.exists() and not str(candidate.resolve()).startswith(("/root/", "/home/")):
-            return str(candidate)
-    pytest.skip(f"no {wanted} below /usr or /opt")
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `install.sh wheels` makes for an aggregator on a machine like this one."""
-    folder = tmp_path_factory.mktemp("wheels") / "wheels"
-    done = subprocess.run(
-        ["bash", INSTALL, "wheels", folder, "--for", "aggregator", "--python", _python()],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if "No matching distribution" in done.stderr or "Connection" in done.stderr:
-        pytest.skip(f"no package index: {done.stderr.splitlines()[-1]}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +51,14 @@ def _install(box: Any, command: str, *, wheels: str = "/root/wheels", check: boo
     return box.run(line, check=check, limit_s=300)
 
 
-def _agent(device: str) -> str:
-    where = f"--torch {TORCH} --python {_python()}"
+def _agent(device: str, python: str) -> str:
+    where = f"--torch {TORCH} --python {python}"
     return f"agent --bundle /root/bundles/{device}.tar {where}"
 
 
 @pytest.fixture(scope="module")
 def installed(
-    box: Any, wheels: Path, fleet: Path, tmp_path_factory: pytest.TempPathFactory
+    box: Any, wheels: Path, fleet: Path, python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
     """A machine with broker, aggregator and agent, each from its bundle alone."""
     adapter = tmp_path_factory.mktemp("adapter") / "initial-adapter"
@@ -94,7 +67,7 @@ def installed(
     box.copy(wheels, "/root/wheels")
     box.copy(fleet, "/root/bundles")
     _install(box, "broker --bundle /root/bundles/broker.tar")
-    _install(box, _agent("nano-01"))
+    _install(box, _agent("nano-01", python))
     _install(box, "aggregator --bundle /root/bundles/aggregator.tar")
     yield box
     _install(box, "uninstall --purge")
@@ -151,13 +124,13 @@ def test_only_root_can_read_a_key_and_only_the_broker_its_own(installed: Any) ->
         assert box.run(f"stat -c '%a %U:%G' {path}").stdout.strip() == rights
 
 
-def test_a_second_run_changes_nothing_and_restarts_nothing(installed: Any) -> None:
+def test_a_second_run_changes_nothing_and_restarts_nothing(installed: Any, python: str) -> None:
     box = installed
     before = [box.show(unit, "MainPID") for unit in ("mosquitto", AGGREGATOR, AGENT)]
     for command in (
         "broker --bundle /root/bundles/broker.tar",
         "aggregator --bundle /root/bundles/aggregator.tar",
-        _agent("nano-01"),
+        _agent("nano-01", python),
     ):
         assert _install(box, command).stdout.splitlines()[-1] == "nothing to change"
     assert [box.show(unit, "MainPID") for unit in ("mosquitto", AGGREGATOR, AGENT)] == before
@@ -224,12 +197,12 @@ def test_an_upgrade_that_holds_is_what_runs_and_rollback_returns(
 
 
 def test_a_device_whose_configuration_is_wrong_is_named_and_the_others_run_on(
-    installed: Any,
+    installed: Any, python: str
 ) -> None:
     box = installed
     process = box.show(AGENT, "MainPID")
     box.write("/etc/fedfstq/agent-nano-02.yaml", "client_id: nano-02\nno_such_key: 1\n")
-    done = _install(box, _agent("nano-02"), check=False)
+    done = _install(box, _agent("nano-02", python), check=False)
     assert done.returncode == 1, done.stdout
     assert "does not run yet" in done.stdout
     assert "exit code 78" in done.stdout
@@ -238,5 +211,5 @@ def test_a_device_whose_configuration_is_wrong_is_named_and_the_others_run_on(
     # As it said: mended, it starts.
     box.run("mv /etc/fedfstq/agent-nano-02.yaml.new /etc/fedfstq/agent-nano-02.yaml")
     box.run("chmod 640 /etc/fedfstq/*.yaml && chgrp fedfstq /etc/fedfstq/*.yaml")
-    _install(box, _agent("nano-02"))
+    _install(box, _agent("nano-02", python))
     assert box.show("fedfstq-agent@nano-02.service", "ActiveState") == "active"
