@@ -1,17 +1,18 @@
-"""Makes the demo's base model: `python -m tools.make_base --out tools/base`.
+"""Makes a base model: `python -m tools.make_base --out tools/base`, the demo's.
 
 A byte-level BPE tokenizer and a small Llama-architecture model, trained from nothing on the
-text of the standard library that belongs to none of the demo's clients.
+text of the standard library that belongs to none of the demo's clients, and for a larger model
+(`--size 12m`) on that of the installed packages, too.
 """
 
 import copy
 import json
-import math
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tools.corpus import CLIENT_PACKAGES, ClientCorpus, base_texts, client_groups
+from tools.package_texts import package_texts, text_digest
+from tools.pretraining import WINDOW_TOKENS, Recipe, StableRecipe, Training
 
-VOCAB_SIZE = 2048
-WINDOW_TOKENS = 256
 POSITIONS_MAX = 512
 EOS = "<|endoftext|>"  # begins, ends and separates documents
 PAD = "<|pad|>"
@@ -36,36 +37,77 @@ _EVALUATION_ROWS = 16
 _IGNORED = -100  # a label that torch's cross-entropy leaves out
 _CHECKPOINT_S = 240.0
 _SAY_EVERY = 20  # steps
+_STATE = "training.safetensors"
+_FINISH = "finish"
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How long and how fast to train; the best of four settings tried on 1.2 M tokens each."""
+class Shape:
+    """How large a model is. All have heads of grouped queries and tied embeddings."""
 
-    steps: int
-    seed: int = 0
-    batch_windows: int = 8
-    learning_rate: float = 3e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.1
-    gradient_norm_max: float = 1.0
-
-    def learning_rate_at(self, step: int) -> float:
-        """Returns the rate of a step: linear warm-up, then a cosine down to a twentieth."""
-        warmup = min(self.warmup_steps, max(1, self.steps // 10))
-        if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - warmup)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    # The default, 0.02, suits widths above 1000: at 192 it costs 0.3 nats after 600 steps.
+    initializer_range: float
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer of 2048 tokens: the same texts, the same tokenizer."""
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The documents to train on, every fortieth kept to measure with.
+
+    Attributes:
+        texts: The documents.
+        clients: What else to measure on; none of it is trained on.
+        packages: "name==version" of the packages that the documents come from, beside Python.
+    """
+
+    texts: tuple[str, ...]
+    clients: tuple[ClientCorpus, ...]
+    packages: tuple[str, ...] = ()
+
+
+class Size(str, Enum):
+    """What the command can make."""
+
+    DEMO = "demo"
+    LARGER = "12m"
+
+
+_FOLDERS = {Size.DEMO: "base", Size.LARGER: "base-12m"}
+
+SHAPES = {
+    Size.DEMO: Shape(
+        vocab_size=2048,
+        hidden_size=192,
+        intermediate_size=576,
+        num_hidden_layers=5,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        initializer_range=0.05,
+    ),
+    Size.LARGER: Shape(
+        vocab_size=4096,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        initializer_range=0.035,
+    ),
+}
+
+
+def train_tokenizer(texts: Sequence[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer: the same texts, the same tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[EOS, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -82,20 +124,13 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
-    """Returns an untrained Llama of 2.5 M parameters, with grouped queries and tied embeddings."""
+def new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, *, seed: int) -> LlamaForCausalLM:
+    """Returns an untrained Llama, its weights drawn by the seed."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCAB_SIZE,
-            hidden_size=192,
-            intermediate_size=576,
-            num_hidden_layers=5,
-            num_attention_heads=6,
-            num_key_value_heads=2,
+            **asdict(shape),
             max_position_embeddings=POSITIONS_MAX,
-            # The default, 0.02, suits widths above 1000: here it costs 0.3 nats after 600 steps.
-            initializer_range=0.05,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -104,35 +139,20 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausa
     )
 
 
-def split_documents(texts: list[str]) -> tuple[list[str], list[str]]:
+def split_documents(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the documents to train on, and every fortieth, which is kept to measure with."""
-    heldout = texts[_HELDOUT_EVERY - 1 :: _HELDOUT_EVERY]
+    heldout = list(texts[_HELDOUT_EVERY - 1 :: _HELDOUT_EVERY])
     train = [text for i, text in enumerate(texts) if i % _HELDOUT_EVERY != _HELDOUT_EVERY - 1]
     return train, heldout
 
 
-def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+def token_stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Returns all texts as one row of token ids, int64, each text ended by the end token."""
     ids: list[int] = []
     for text in texts:
         ids += tokenizer.backend_tokenizer.encode(text).ids
         ids.append(tokenizer.eos_token_id)
     return torch.tensor(ids)
-
-
-def training_batches(stream: torch.Tensor, recipe: Recipe) -> Iterator[torch.Tensor]:
-    """Yields batches of windows, int64 [batch_windows, WINDOW_TOKENS], without end.
-
-    Every pass over the stream cuts it at another offset and shuffles the windows; the order
-    follows from the seed alone.
-    """
-    random = torch.Generator().manual_seed(recipe.seed)
-    while True:
-        offset = int(torch.randint(WINDOW_TOKENS, (1,), generator=random))
-        windows = stream[offset:].unfold(0, WINDOW_TOKENS, WINDOW_TOKENS)
-        order = torch.randperm(len(windows), generator=random)
-        for start in range(0, len(order), recipe.batch_windows):
-            yield windows[order[start : start + recipe.batch_windows]]
 
 
 def mean_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> float:
@@ -158,60 +178,72 @@ def passage_rows(texts: tuple[str, ...], tokenizer: PreTrainedTokenizerFast) -> 
     return torch.tensor([ids + [_IGNORED] * (longest - len(ids)) for ids in encoded])
 
 
-def train(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe) -> Iterator[float]:
-    """Trains in place with AdamW under bfloat16 autocast; yields the loss of every step."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay
-    )
-    batches = training_batches(stream, recipe)
-    for step in range(recipe.steps):
-        model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(step)
-        batch = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm_max)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield float(loss.detach())
-
-
-def make_base(out: Path, *, recipe: Recipe, texts: list[str], clients: list[ClientCorpus]) -> None:
+def make_base(
+    out: Path,
+    *,
+    size: Size,
+    recipe: Recipe,
+    corpus: Corpus,
+    compiled: bool = False,
+) -> None:
     """Trains tokenizer and model, and writes a folder that loads offline.
 
-    A usable model is written every few minutes, so that a run that is stopped early leaves one.
+    A usable model is written every few minutes, so that a run that is stopped early leaves one;
+    the same call takes it up again where it was.
 
     Args:
-        out: the folder; files of an earlier model are replaced one by one.
+        out: the folder; files of an earlier model are replaced one by one. A file `finish` in it
+            makes a recipe that can end early do so.
+        size: of the model.
         recipe: steps, seed and rates.
-        texts: the documents; every fortieth is kept to measure with.
-        clients: what else to measure on; none of it is trained on.
+        corpus: what to train and to measure on.
+        compiled: whether torch compiles the step.
     """
     transformers_logging.disable_progress_bar()  # one shard is written at once
-    tokenizer = train_tokenizer(texts)
-    model = new_model(tokenizer, seed=recipe.seed)
-    train_texts, heldout_texts = split_documents(texts)
+    tokenizer = train_tokenizer(corpus.texts, vocab_size=SHAPES[size].vocab_size)
+    model = new_model(tokenizer, SHAPES[size], seed=recipe.seed)
+    train_texts, heldout_texts = split_documents(corpus.texts)
     stream = token_stream(train_texts, tokenizer)
     heldout = token_stream(heldout_texts, tokenizer).unfold(0, WINDOW_TOKENS, WINDOW_TOKENS)
-    rows = {"base": heldout[:_HELDOUT_WINDOWS_MAX]}
-    rows |= {client.client_id: passage_rows(client.heldout, tokenizer) for client in clients}
-    typer.echo(f"{len(texts)} documents, {len(stream)} training tokens")
-    saved = started = time.monotonic()
-    for step, loss in enumerate(train(model, stream, recipe), start=1):
-        now = time.monotonic()
-        last = step == recipe.steps
+    base_rows = {"base": heldout[:: max(1, len(heldout) // _HELDOUT_WINDOWS_MAX)]}
+    all_rows = base_rows | {c.client_id: passage_rows(c.heldout, tokenizer) for c in corpus.clients}
+    typer.echo(f"{len(corpus.texts)} documents, {len(stream)} training tokens")
+    training = Training(model, stream, recipe, compiled=compiled)
+    state = out / _STATE
+    if state.exists():
+        training.restore(state)
+        typer.echo(f"taken up at step {training.steps_done}")
+    first, saved = training.steps_done, time.monotonic()
+    started = saved
+    for loss in _steps(training, out / _FINISH):
+        now, step = time.monotonic(), training.steps_done
+        last = step >= training.recipe.steps
         if last or step % _SAY_EVERY == 0:
-            typer.echo(_progress_line(step, recipe, loss=loss, elapsed_s=now - started))
+            seconds = (now - started) / (step - first)
+            typer.echo(_progress_line(training, loss=loss, step_s=seconds))
         if last or now - saved >= _CHECKPOINT_S:
-            _write(out, model, tokenizer, _provenance(model, rows, recipe, steps_done=step))
+            rows = all_rows if last else base_rows
+            _write(out, model, tokenizer, _provenance(model, rows, training, size, corpus))
+            training.store(state)
             saved = time.monotonic()
+    state.unlink(missing_ok=True)
+    (out / _FINISH).unlink(missing_ok=True)
 
 
-def _progress_line(step: int, recipe: Recipe, *, loss: float, elapsed_s: float) -> str:
-    rate = step * recipe.batch_windows * WINDOW_TOKENS / elapsed_s
-    left_s = elapsed_s / step * (recipe.steps - step)
+def _steps(training: Training, finish: Path) -> Iterator[float]:
+    """Trains to the recipe's end, or to an earlier one from when the file is there."""
+    asked = False
+    while training.steps_done < training.recipe.steps:
+        if not asked and finish.exists():
+            asked = True
+            training.recipe = training.recipe.finished_at(training.steps_done)
+        yield training.step()
+
+
+def _progress_line(training: Training, *, loss: float, step_s: float) -> str:
+    step, recipe = training.steps_done, training.recipe
+    rate = recipe.batch_windows * WINDOW_TOKENS / step_s
+    left_s = step_s * (recipe.steps - step)
     return f"step {step}/{recipe.steps}  loss {loss:.3f}  {rate:.0f} tokens/s  {left_s:.0f} s left"
 
 
@@ -221,19 +253,30 @@ def _stored(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def _provenance(
-    model: LlamaForCausalLM, rows: dict[str, torch.Tensor], recipe: Recipe, *, steps_done: int
+    model: LlamaForCausalLM,
+    rows: dict[str, torch.Tensor],
+    training: Training,
+    size: Size,
+    corpus: Corpus,
 ) -> dict[str, Any]:
     """Measures the model as stored and says how it came to be; says so on the terminal, too."""
     stored = _stored(model).to(torch.float32)
     losses = {name: round(mean_loss(stored, ids), 4) for name, ids in rows.items()}
     typer.echo("held-out loss  " + "  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+    recipe, steps_done = training.recipe, training.steps_done
+    sized = "" if size is Size.DEMO else f"--size {size.value} "
     return {
-        "command": "python -m tools.make_base --out tools/base "
+        "command": f"python -m tools.make_base {sized}--out tools/{_FOLDERS[size]} "
         f"--steps {recipe.steps} --threads {torch.get_num_threads()} --seed {recipe.seed}",
         "recipe": asdict(recipe),
         "steps_done": steps_done,
         "tokens_seen": steps_done * recipe.batch_windows * WINDOW_TOKENS,
         "parameters": model.num_parameters(),
+        "texts": {
+            "documents": len(corpus.texts),
+            "digest": text_digest(corpus.texts),
+            "packages": list(corpus.packages),
+        },
         "heldout_loss": losses,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("tokenizers", "torch", "transformers")},
@@ -267,16 +310,36 @@ def _name_tokenizer_class(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def demo_corpus() -> Corpus:
+    """Returns the standard library's text that belongs to no client."""
+    return Corpus(tuple(base_texts()), tuple(client_groups(len(CLIENT_PACKAGES))))
+
+
+def larger_corpus() -> Corpus:
+    """Returns the demo's base text and that of the installed packages, none of a client's in it."""
+    base = demo_corpus()
+    measured = [text for client in base.clients for text in client.train + client.heldout]
+    found = package_texts(seen=[*base.texts, *measured])
+    return Corpus(base.texts + found.texts, base.clients, found.packages)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 2048 tokens.")] = 6000,
+    size: Annotated[Size, typer.Option(help="Of the model and of its text.")] = Size.DEMO,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 6000,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the weights and of the data's order.")] = 0,
 ) -> None:
-    """Train the demo's tokenizer and base model from the standard library's text."""
+    """Train a tokenizer and a base model from text that every installation has."""
     torch.set_num_threads(threads)
-    clients = client_groups(len(CLIENT_PACKAGES))
-    make_base(out, recipe=Recipe(steps=steps, seed=seed), texts=base_texts(), clients=clients)
+    match size:
+        case Size.DEMO:
+            recipe, corpus = Recipe(steps=steps, seed=seed), demo_corpus()
+        case Size.LARGER:
+            recipe, corpus = StableRecipe(steps=steps, seed=seed), larger_corpus()
+    # A third faster where it can be done, once it has taken its minute.
+    compiled = size is Size.LARGER and shutil.which("c++") is not None
+    make_base(out, size=size, recipe=recipe, corpus=corpus, compiled=compiled)
 
 
 if __name__ == "__main__":

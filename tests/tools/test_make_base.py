@@ -12,22 +12,26 @@ from typer.testing import CliRunner
 from tools import make_base
 from tools.corpus import ClientCorpus, base_texts
 from tools.make_base import (
-    VOCAB_SIZE,
-    WINDOW_TOKENS,
-    Recipe,
+    SHAPES,
+    Corpus,
+    Shape,
+    Size,
     mean_loss,
     new_model,
     passage_rows,
     split_documents,
     token_stream,
-    train,
     train_tokenizer,
-    training_batches,
 )
+from tools.package_texts import PackageTexts, text_digest
+from tools.pretraining import WINDOW_TOKENS, Recipe, StableRecipe, Training
 
 BASE = Path(make_base.__file__).parent / "base"
 TEXTS = base_texts()[:80]
+SHAPE = SHAPES[Size.DEMO]
+VOCAB_SIZE = SHAPE.vocab_size
 CLIENT = ClientCorpus("email", ("email",), train=(TEXTS[0],), heldout=(TEXTS[1], "short text"))
+CORPUS = Corpus(tuple(TEXTS), (CLIENT,))
 
 pytestmark = pytest.mark.torch
 
@@ -39,7 +43,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> make_base.PreTrainedTokenizerFast:
-    return train_tokenizer(TEXTS)
+    return train_tokenizer(TEXTS, vocab_size=VOCAB_SIZE)
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_the_tokenizer_gives_every_text_back(
 def test_the_tokenizer_depends_on_the_texts_alone(
     tokenizer: make_base.PreTrainedTokenizerFast,
 ) -> None:
-    again = train_tokenizer(TEXTS)
+    again = train_tokenizer(TEXTS, vocab_size=VOCAB_SIZE)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert len(tokenizer) == VOCAB_SIZE
     assert tokenizer.eos_token_id == tokenizer.bos_token_id != tokenizer.pad_token_id
@@ -79,7 +83,7 @@ def test_the_tokenizer_depends_on_the_texts_alone(
 def test_the_model_is_small_and_its_weights_follow_from_the_seed(
     tokenizer: make_base.PreTrainedTokenizerFast,
 ) -> None:
-    one, same, other = (new_model(tokenizer, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (new_model(tokenizer, SHAPE, seed=seed) for seed in (1, 1, 2))
     assert one.num_parameters() <= 3_000_000
     weights = [model.model.layers[0].mlp.up_proj.weight for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -102,31 +106,8 @@ def test_documents_are_joined_by_the_end_token(
     assert tokenizer.decode(stream.tolist()) == f"import os\n{eos}import re\n{eos}"
 
 
-def test_batches_follow_from_the_seed_and_go_through_all_windows() -> None:
-    """A second pass cuts the stream elsewhere; the ids here are positions."""
-    stream = torch.arange(WINDOW_TOKENS * 10)
-    recipe = Recipe(steps=1, batch_windows=4)
-    batches, again = training_batches(stream, recipe), training_batches(stream, recipe)
-    first_pass = [next(batches) for _ in range(3)]
-    assert all(torch.equal(batch, next(again)) for batch in first_pass)
-    starts = torch.cat(first_pass)[:, 0].sort().values
-    assert torch.equal(starts, starts[0] + WINDOW_TOKENS * torch.arange(len(starts)))
-    assert int(next(batches)[0, 0]) % WINDOW_TOKENS != int(starts[0]) % WINDOW_TOKENS
-    other = next(training_batches(stream, Recipe(steps=1, seed=1, batch_windows=4)))
-    assert not torch.equal(other, first_pass[0])
-
-
-def test_the_rate_warms_up_and_falls_to_a_twentieth() -> None:
-    recipe = Recipe(steps=1000, learning_rate=1.0, warmup_steps=100)
-    rates = [recipe.learning_rate_at(step) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == rates[99] == rates[100] == 1.0
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert rates[-1] == pytest.approx(0.05, abs=1e-3)
-
-
 def test_padding_does_not_change_the_loss(tokenizer: make_base.PreTrainedTokenizerFast) -> None:
-    model = new_model(tokenizer, seed=0)
+    model = new_model(tokenizer, SHAPE, seed=0)
     long, short = "import os\nimport sys\nimport re\n", "import os\n"
     apart = [
         (mean_loss(model, rows), rows.shape[1] - 1)
@@ -138,9 +119,11 @@ def test_padding_does_not_change_the_loss(tokenizer: make_base.PreTrainedTokeniz
 
 
 def test_training_lowers_the_loss(tokenizer: make_base.PreTrainedTokenizerFast) -> None:
-    model = new_model(tokenizer, seed=0)
+    model = new_model(tokenizer, SHAPE, seed=0)
     stream = token_stream(TEXTS[:20], tokenizer)
-    losses = list(train(model, stream, Recipe(steps=8, batch_windows=4, warmup_steps=1)))
+    recipe = Recipe(steps=8, batch_windows=4, warmup_steps=1)
+    training = Training(model, stream, recipe, compiled=False)
+    losses = [training.step() for _ in range(recipe.steps)]
     assert losses[0] == pytest.approx(math.log(VOCAB_SIZE), abs=0.5)
     assert losses[-1] < losses[0] - 0.5
 
@@ -152,7 +135,8 @@ def test_a_short_run_writes_a_folder_that_loads(
     """With a checkpoint after every step, over an earlier model, and nothing left beside it."""
     monkeypatch.setattr(make_base, "_CHECKPOINT_S", 0.0)
     out = tmp_path / "base"
-    make_base.make_base(out, recipe=Recipe(steps=2, batch_windows=2), texts=TEXTS, clients=[CLIENT])
+    recipe = Recipe(steps=2, batch_windows=2)
+    make_base.make_base(out, size=Size.DEMO, recipe=recipe, corpus=CORPUS)
     model, tokenizer = load(out)
     assert model.dtype == torch.float32
     assert len(tokenizer) == VOCAB_SIZE
@@ -165,20 +149,99 @@ def test_a_short_run_writes_a_folder_that_loads(
     assert capsys.readouterr().out.count("held-out loss") == 2
 
 
-def test_the_command_trains_on_the_librarys_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+TINY = Shape(
+    vocab_size=512,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    initializer_range=0.05,
+)
+
+
+class Stopped(Exception):
+    """The run was killed."""
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger size is tiny, written after every step, and said every step."""
+    monkeypatch.setitem(make_base.SHAPES, Size.LARGER, TINY)
+    monkeypatch.setattr(make_base, "_CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(make_base, "_SAY_EVERY", 1)
+
+
+def make_larger(out: Path, *, steps: int) -> None:
+    recipe = StableRecipe(steps=steps, batch_windows=2, decay_steps=2, warmup_steps=1)
+    make_base.make_base(out, size=Size.LARGER, recipe=recipe, corpus=CORPUS)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_was_killed_is_taken_up_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_larger(tmp_path / "whole", steps=4)
+    step = Training.step
+
+    def killed(training: Training) -> float:
+        if training.steps_done == 2:
+            raise Stopped
+        return step(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", killed)
+        with pytest.raises(Stopped):
+            make_larger(tmp_path / "cut", steps=4)
+    make_larger(tmp_path / "cut", steps=4)
+    assert "taken up at step 2" in capsys.readouterr().out
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert not list(tmp_path.glob("*/training*"))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_file_named_finish_ends_a_run_early_with_its_decay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "finish").touch()
+    make_larger(tmp_path, steps=1000)
+    assert "step 2/2" in capsys.readouterr().out
+    assert not (tmp_path / "finish").exists()
+    provenance = json.loads((tmp_path / "base.json").read_text(encoding="utf-8"))
+    assert provenance["recipe"]["steps"] == provenance["steps_done"] == 2
+    assert "--size 12m" in provenance["command"]
+
+
+@pytest.mark.parametrize("size", ["demo", "12m"])
+@pytest.mark.usefixtures("tiny")
+def test_the_command_trains_on_the_text_of_its_size(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = PackageTexts(("A page of a package, which is not in the library.\n" * 20,), ("a==1",))
     monkeypatch.setattr(make_base, "base_texts", lambda: TEXTS)
     monkeypatch.setattr(make_base, "client_groups", lambda _: [CLIENT])
+    monkeypatch.setattr(make_base, "package_texts", lambda *, seen: found if seen else None)
+    monkeypatch.setattr(make_base.shutil, "which", lambda _: None)
     app = make_base.typer.Typer()
     app.command()(make_base.main)
-    result = CliRunner().invoke(
-        app, ["--out", str(tmp_path), "--steps", "1", "--threads", "1", "--seed", "3"]
-    )
+    options = f"--out {tmp_path} --size {size} --steps 1 --threads 1 --seed 3"
+    result = CliRunner().invoke(app, options.split())
     assert result.exit_code == 0, result.output
     assert "step 1/1" in result.output
     provenance = json.loads((tmp_path / "base.json").read_text(encoding="utf-8"))
     assert "--steps 1 --threads 1 --seed 3" in provenance["command"]
+    texts = [*TEXTS, *found.texts] if size == "12m" else TEXTS
+    assert provenance["texts"]["digest"] == text_digest(texts)
+    assert provenance["texts"]["packages"] == (["a==1"] if size == "12m" else [])
+
+
+def test_the_larger_model_has_ten_to_twelve_million_parameters() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(
+            make_base.LlamaConfig(**make_base.asdict(SHAPES[Size.LARGER]), tie_word_embeddings=True)
+        )
+    assert 10_000_000 <= model.num_parameters() <= 12_000_000
 
 
 def test_the_committed_folder_fits_its_budget_and_names_no_machine() -> None:
