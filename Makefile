@@ -2,13 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO ?=
+DEMO ?= --slow 24
 SIMULATE ?=
 SOAK ?=
 FUZZ_S ?= 60
 FUZZ_OUT ?= fuzz-out
 
-.PHONY: help demo test check system simulate fuzz soak format clean
+.PHONY: help demo test check system simulate evidence-quick fuzz soak format clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/installed ## A fleet of four fine-tunes one adapter on this machine (DEMO='--rounds 3' passes options)
+demo: $(VENV)/installed ## A fleet of four fine-tunes one adapter on this machine (DEMO='--rounds 3' passes other options)
 	$(BIN)/fedfstq demo $(DEMO)
 
 check: $(VENV)/installed ## Format, lint, types and floors
@@ -38,6 +38,10 @@ system: $(VENV)/installed ## A fleet under a real systemd, from the installer al
 
 simulate: $(VENV)/installed ## 100,000 rounds of the delivery protocol with random faults, on a virtual clock
 	$(BIN)/fedfstq simulate delivery --seeds 4000 --jobs $$(nproc) $(SIMULATE)
+
+evidence-quick: $(VENV)/installed ## The first table of docs/evidence.md in small, in evidence-out/ (ten minutes)
+	$(BIN)/fedfstq simulate experiment docs/examples/experiments/quick.yaml --out evidence-out --workers 2
+	$(BIN)/fedfstq report experiment evidence-out --out evidence-out/report
 
 fuzz: $(VENV)/installed ## Fuzz every decoder, FUZZ_S seconds each; exit code 1 means a finding
 	PYTHONPATH=. $(BIN)/python tests/fuzz/run.py all --seconds $(FUZZ_S) --corpus $(FUZZ_OUT)/corpus --artifacts $(FUZZ_OUT)/found

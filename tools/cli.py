@@ -16,11 +16,13 @@ from pydantic import BaseModel
 from tools.bench.command import bench
 from tools.dashboard.command import dashboard as dashboard_command
 from tools.doctor.command import doctor
+from tools.experiment.command import experiment
+from tools.experiment.replay_command import replay
 from tools.init.command import init
 from tools.monitor.command import watch
 from tools.netem.command import netem
 from tools.operate.command import command
-from tools.report.command import report
+from tools.report.group import report
 from tools.settings import SettingsError, load
 from tools.simulate.command import simulate
 from transport.exit_codes import ExitCode
@@ -43,7 +45,9 @@ app.command()(command)
 app.command("dashboard")(dashboard_command)
 app.command()(doctor)
 app.command()(watch)
-app.command()(report)
+simulate.command()(experiment)
+simulate.command()(replay)
+app.add_typer(report)
 app.add_typer(simulate)
 
 # What the aggregator does without.
@@ -211,6 +215,14 @@ def demo(
     dashboard: Annotated[
         bool, typer.Option(help="Serve the fleet's page to a browser meanwhile.")
     ] = True,
+    slow: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            metavar="KBIT_S",
+            help="Let the last device send no faster, as 8: see who waits.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fine-tune one adapter with a whole fleet on this machine, and show what it gave and cost."""
@@ -231,6 +243,7 @@ def demo(
         out=out.absolute(),
         as_json=as_json,
         dashboard=dashboard,
+        slow_kbit_s=slow,
     )
     try:
         code = run_demo(settings)

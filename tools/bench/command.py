@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tools.bench.cost_command import inference, overhead
 from tools.bench.terminal import fail, progress, show
 from transport.exit_codes import ExitCode
 
@@ -22,6 +23,9 @@ bench = typer.Typer(
     help="Measure codecs, adapters and other projects' compression on this machine.",
     no_args_is_help=True,
 )
+
+bench.command()(overhead)
+bench.command()(inference)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print tables for a page.")]

@@ -16,15 +16,26 @@ Words = Callable[[float, float], str]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A linear axis from `low` to `high`, both ticks of it, ascending and apart."""
+    """An axis from `low` to `high`, with ticks that ascend.
+
+    A linear one begins and ends at a tick; a logarithmic one, all above 0, at its least and largest
+    value.
+    """
 
     low: float
     high: float
     ticks: tuple[float, ...]
+    logarithmic: bool = False
 
     def share(self, value: float) -> float:
         """Return where a value is, from 0 at `low` to 1 at `high`, not beyond."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        if self.logarithmic:
+            if value <= self.low:
+                return 0.0
+            part = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            part = (value - self.low) / (self.high - self.low)
+        return min(1.0, max(0.0, part))
 
 
 def axis_of(low: float, high: float, *, most: int = 6, whole: bool = False) -> Axis:
@@ -47,6 +58,27 @@ def axis_of(low: float, high: float, *, most: int = 6, whole: bool = False) -> A
         last += 1
     ticks = tuple(step * number for number in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks)
+
+
+def log_axis_of(low: float, high: float, *, most: int = 9) -> Axis:
+    """Return a logarithmic axis with at most about `most` ticks: 1, 2 and 5 times powers of ten.
+
+    Args:
+        low: The least value, above 0.
+        high: The largest one; may be the same.
+        most: Ticks that there is room for.
+    """
+    if not high > low * (1 + 1e-9):
+        low, high = low / 2, high * 2
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: tuple[float, ...] = ()
+    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
+        at = (step * 10.0**power for power in powers for step in steps)
+        ticks = tuple(tick for tick in at if low <= tick <= high)
+        if len(ticks) <= most:
+            break
+    thinned = ticks[:: math.ceil(len(ticks) / most)] if ticks else (low, high)
+    return Axis(low, high, thinned, logarithmic=True)
 
 
 def plain(value: float, largest: float) -> str:

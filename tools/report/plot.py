@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-from tools.report.axis import Axis, Words, axis_of, plain
+from tools.report.axis import Axis, Words, axis_of, log_axis_of, plain
 from tools.report.markup import text
 
 WIDTH, HEIGHT = 640, 280
@@ -33,11 +33,13 @@ class Series:
         name: What the legend calls it.
         style: The CSS class that gives it its colour.
         points: Ascending in x.
+        spread: (x, low, high) of a line's shade, ascending in x.
     """
 
     name: str
     style: str
     points: tuple[Point, ...]
+    spread: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Labels:
         x: The x axis's name.
         y: The y axis's name.
         format: How y values read.
+        x_format: How x values read.
     """
 
     title: str
@@ -57,10 +60,16 @@ class Labels:
     x: str
     y: str
     format: Words = plain
+    x_format: Words = plain
 
 
 def line_plot(
-    series: Sequence[Series], labels: Labels, *, identity: str, from_zero: bool = False
+    series: Sequence[Series],
+    labels: Labels,
+    *,
+    identity: str,
+    from_zero: bool = False,
+    logarithmic: bool = False,
 ) -> str:
     """Return an SVG with one line per series, marked where points are few.
 
@@ -69,16 +78,30 @@ def line_plot(
         labels: What it says.
         identity: A name for its parts that no other plot on the page has.
         from_zero: The y axis begins at 0 whatever the values.
+        logarithmic: The x axis is; what is not above 0 is left out.
     """
+    if logarithmic:
+        series = [_positive(each) for each in series]
     lines = [(each, _finite(each.points)) for each in series]
     points = [point for _, several in lines for point in several]
     if not points:
         return _frame("", labels, identity=identity)
+    spreads = [_finite_spread(each.spread) for each in series]
     xs = [x for x, _ in points]
     ys = [y for _, y in points] + ([0.0] if from_zero else [])
-    x_axis = axis_of(min(xs), max(xs), most=9, whole=True)
+    ys += [y for spread in spreads for _, *bounds in spread for y in bounds]
+    x_axis = (
+        log_axis_of(min(xs), max(xs))
+        if logarithmic
+        else axis_of(min(xs), max(xs), most=9, whole=True)
+    )
     y_axis = axis_of(min(ys), max(ys))
-    drawn = [_grid(y_axis, labels.format), _x_ticks(x_axis)]
+    drawn = [_grid(y_axis, labels.format), _x_ticks(x_axis, labels.x_format)]
+    drawn += [
+        _shade(each, spread, x_axis, y_axis)
+        for each, spread in zip(series, spreads, strict=True)
+        if len(spread) > 1
+    ]
     for each, several in lines:
         places = [(_across(x_axis, x), _up(y_axis, y)) for x, y in several]
         if len(places) > 1:
@@ -109,7 +132,8 @@ def bar_plot(
     x_axis = Axis(min(xs) - pitch / 2, max(xs) + pitch / 2, ())
     ticks = axis_of(min(xs), max(xs), most=9, whole=True).ticks if len(xs) > 1 else (xs[0],)
     shown = tuple(tick for tick in ticks if x_axis.low <= tick <= x_axis.high)
-    drawn = [_grid(y_axis, labels.format), _x_ticks(Axis(x_axis.low, x_axis.high, shown))]
+    shown_axis = Axis(x_axis.low, x_axis.high, shown)
+    drawn = [_grid(y_axis, labels.format), _x_ticks(shown_axis, labels.x_format)]
     width = max(1.0, min(48.0, 0.8 * _INNER_WIDTH * pitch / (x_axis.high - x_axis.low)))
     bars = _Bars(layers, labels, x_axis, y_axis, width)
     drawn += [bars.bar(x, values) for x, values in columns]
@@ -202,10 +226,23 @@ def _marks(
     radius = 3.5 if len(points) <= 60 else 1.5  # noqa: PLR2004  # they would touch
     return [
         f'<circle class="dot {each.style}" cx="{_n(left)}" cy="{_n(top)}" r="{radius}">'
-        f"<title>{text(f'{each.name}, {labels.x} {plain(x, 1)}: {labels.format(y, y)}')}</title>"
-        "</circle>"
+        f"<title>{text(_said(each, labels, x, y))}</title></circle>"
         for (x, y), (left, top) in zip(points, places, strict=True)
     ]
+
+
+def _said(each: Series, labels: Labels, x: float, y: float) -> str:
+    at = labels.x_format(x, max(1.0, abs(x)))
+    return f"{each.name}, {labels.x} {at}: {labels.format(y, y)}"
+
+
+def _shade(
+    each: Series, spread: Sequence[tuple[float, float, float]], x_axis: Axis, y_axis: Axis
+) -> str:
+    """Return the area between a line's low and high."""
+    high = [(_across(x_axis, x), _up(y_axis, y)) for x, _, y in spread]
+    low = [(_across(x_axis, x), _up(y_axis, y)) for x, y, _ in reversed(spread)]
+    return f'<path class="shade {each.style}" d="{path([*high, *low])}"/>'
 
 
 def _grid(axis: Axis, words: Words) -> str:
@@ -221,11 +258,11 @@ def _grid(axis: Axis, words: Words) -> str:
     return "".join(parts)
 
 
-def _x_ticks(axis: Axis) -> str:
+def _x_ticks(axis: Axis, words: Words) -> str:
     base = HEIGHT - _BOTTOM
     return "".join(
         f'<text class="tick" x="{_n(_across(axis, tick))}" y="{base + 17}" text-anchor="middle">'
-        f"{plain(tick, 1)}</text>"
+        f"{text(words(tick, tick if axis.logarithmic else 1))}</text>"
         for tick in axis.ticks
     )
 
@@ -258,6 +295,21 @@ def _svg(drawn: str, title: str, about: str, *, identity: str, height: int) -> s
 
 def _finite(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if y is not None and math.isfinite(y) and math.isfinite(x)]
+
+
+def _positive(each: Series) -> Series:
+    """Return a series without what a logarithmic axis has no place for."""
+    return replace(
+        each,
+        points=tuple(point for point in each.points if point[0] > 0),
+        spread=tuple(bounds for bounds in each.spread if bounds[0] > 0),
+    )
+
+
+def _finite_spread(
+    spread: Sequence[tuple[float, float, float]],
+) -> list[tuple[float, float, float]]:
+    return [bounds for bounds in spread if all(map(math.isfinite, bounds))]
 
 
 def _is_drawn(value: float) -> bool:

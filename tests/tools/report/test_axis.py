@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.report.axis import axis_of, in_bytes, in_seconds, plain
+from tools.report.axis import axis_of, in_bytes, in_seconds, log_axis_of, plain
 
 NUMBERS = st.floats(-1e15, 1e15, allow_nan=False).map(lambda x: 0.0 if abs(x) < 1e-9 else x)
 
@@ -56,3 +56,22 @@ def test_ticks_read_in_the_unit_of_the_largest(
 ) -> None:
     assert callable(words)
     assert words(value, largest) == expected
+
+
+def test_a_logarithmic_axis_has_few_round_ticks_and_equal_steps_for_equal_factors() -> None:
+    axis = log_axis_of(1e3, 1e6)
+    assert axis.ticks == pytest.approx((1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6))
+    assert axis.share(31622.7766) == pytest.approx(0.5)
+    assert (axis.share(0.0), axis.share(1e9)) == (0.0, 1.0)
+    assert log_axis_of(10.0, 99.0).ticks == pytest.approx((10, 20, 50))
+    assert log_axis_of(7.0, 7.0).ticks == pytest.approx((5.0, 10.0))
+    assert log_axis_of(5.5, 9.0).ticks == (5.5, 9.0)
+
+
+@given(low=st.floats(1e-6, 1e12), span=st.floats(1, 1e12))
+@settings(deadline=None, max_examples=100)
+def test_ticks_of_a_logarithmic_axis_ascend_and_lie_on_it(low: float, span: float) -> None:
+    axis = log_axis_of(low, low * span)
+    assert 1 <= len(axis.ticks) <= 9
+    assert list(axis.ticks) == sorted(set(axis.ticks))
+    assert all(0 <= axis.share(tick) <= 1 for tick in axis.ticks)

@@ -133,3 +133,18 @@ def test_names_are_text_and_never_markup() -> None:
     ):
         check(svg)
         assert "<script" not in svg
+
+
+def test_a_shade_lies_between_its_bounds_and_a_logarithmic_axis_leaves_out_zero() -> None:
+    points = ((0.0, 4.0), (10.0, 3.0), (100.0, 2.0), (1000.0, 1.0))
+    spread = ((0.0, 4.0, 4.0), (10.0, 2.0, 4.0), (100.0, 2.0, float("inf")), (1000.0, 1.0, 1.0))
+    labels = Labels("Loss", "How it falls.", "bytes", "nats", x_format=in_bytes)
+    svg = line_plot(
+        [Series("a", "payload", points, spread)], labels, identity="p", logarithmic=True
+    )
+    check(svg)
+    shade, line = drawn(svg, "path")
+    assert shade.attrib == {"class": "shade payload", "d": "M68 14 L626 236 L626 236 L68 162"}
+    assert line.attrib["d"] == "M68 88 L347 162 L626 236"
+    assert "a, bytes 100 B: 2" in svg
+    assert ">1 kB<" in svg

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+from tools.evidence.measured import (
+    inference_sheet,
+    inference_verdicts,
+    overhead_sheet,
+    overhead_verdicts,
+    rows_of,
+)
+
+OVERHEAD: dict[str, Any] = {
+    "model": "tiny",
+    "mask": "off",
+    "time_ratio": 1.02,
+    "time_ratio_low": 1.01,
+    "time_ratio_high": 1.04,
+    "memory_ratio": 1.05,
+}
+INFERENCE: dict[str, Any] = {
+    "workload": "med",
+    "model": "tiny",
+    "selection": "scores",
+    "positions": "original",
+    "keep_ratio": 0.5,
+    "new_tokens": 16,
+    "end_to_end_speedup": 1.6,
+    "end_to_end_speedup_low": 1.5,
+    "end_to_end_speedup_high": 1.7,
+    "relative_loss_change": 0.01,
+}
+
+
+def test_rows_are_those_of_files_of_their_kind() -> None:
+    files: dict[str, dict[str, Any]] = {
+        "overhead": {"kind": "overhead", "command": "c", "rows": [{"a": 1}, "no row"]},
+        "other": {"kind": "other", "rows": [{"a": 2}]},
+        "broken": {"kind": "overhead", "rows": 3},
+    }
+    assert rows_of(files, "overhead") == [{"a": 1, "command": "c"}]
+
+
+def test_overhead_is_judged_by_time_and_by_memory() -> None:
+    rows = [OVERHEAD, OVERHEAD | {"time_ratio": 1.04}, OVERHEAD | {"memory_ratio": 1.2}, {}]
+    found = overhead_verdicts(rows)
+    assert [each.reached for each in found] == [True, False, False, None]
+    assert found[0].found == "2.0 % of time, 5.0 % of memory"
+    assert found[0].span == "1.0 % to 4.0 %"
+    shown = overhead_sheet(rows).rows
+    assert abs(shown[1]["time"] - 0.04) < 1e-9
+    assert shown[3]["time"] is None
+
+
+def test_inference_is_judged_by_the_fastest_that_keeps_the_quality() -> None:
+    worse = INFERENCE | {"end_to_end_speedup": 3.0, "relative_loss_change": 0.2}
+    blind = INFERENCE | {"end_to_end_speedup": 9.0, "keep_ratio": 0.0}
+    whole = INFERENCE | {"selection": "none", "end_to_end_speedup": 10.0}
+    slow = INFERENCE | {"end_to_end_speedup": 1.2}
+    (found,) = inference_verdicts([whole, worse, blind, slow, INFERENCE])
+    assert found.reached
+    assert (found.found, found.where) == ("1.60×", "med, tiny")  # noqa: RUF001  # the sign that is meant
+    assert found.span == "1.50 to 1.70"
+    assert inference_verdicts([slow])[0].reached is False
+    assert inference_verdicts([worse])[0].found == "nothing keeps the loss"
+    assert inference_verdicts([whole]) == []
+    assert inference_sheet([INFERENCE, {}]).rows[1]["end_to_end_span"] is None

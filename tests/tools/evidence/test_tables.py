@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tools.evidence.reading import read_folder
+from tools.evidence.sheets import Section, section_values
+from tools.evidence.tables import sections_of
+
+METHODS = ("fp32", "eden@1", "fstq@2,mask=hard", "fstq+@0.25,ef", "fstq-random@0.25,ef")
+
+
+def made(folder: Path) -> dict[str, Section]:
+    return {each.identity: each for each in sections_of(read_folder(folder))}
+
+
+def test_every_question_has_its_section_with_what_was_measured(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=3, workloads=("med", "code"), methods=METHODS)
+    for dropout in (0.0, 0.5):
+        matrix(tmp_path, seeds=2, methods=METHODS, dropout=dropout, experiment="drops")
+    (tmp_path / "o.json").write_text(
+        json.dumps({"kind": "overhead", "rows": [{"time_ratio": 1.0, "memory_ratio": 1.0}]})
+    )
+    found = made(tmp_path)
+    assert list(found) == [
+        "goals", "uplink", "time", "matched", "sweeps", "overhead", "inference", "quality", "runs",
+    ]  # fmt: skip
+    titles = [sheet.title for each in found.values() for sheet in each.sheets]
+    assert titles.count("Uplink to target: med") == 1
+    assert "Uplink to target, all of code, med" in titles
+    assert "Sweep of dropout (experiment drops)" in titles
+    assert "Matched budget @0.25,ef: code" in titles
+    assert len(found["uplink"].figures) == 2
+    assert found["inference"].is_empty
+    assert not found["overhead"].is_empty
+    goals = found["goals"].sheets[0].rows
+    assert [row["where"] for row in goals[:2]] == ["code", "med"]
+    assert found["runs"].findings == ("50 runs have ended, 0 of them failed.",)
+    for each in found.values():
+        json.dumps(section_values(each), allow_nan=False)
+
+
+def test_measurements_alone_are_a_document_too(tmp_path: Path) -> None:
+    (tmp_path / "o.json").write_text('{"kind": "overhead", "rows": []}')
+    assert all(each.is_empty for each in made(tmp_path).values())
+
+
+def test_a_baseline_alone_claims_nothing(tmp_path: Path, trial_file: Callable[..., Any]) -> None:
+    trial_file(tmp_path)
+    found = made(tmp_path)
+    assert {row["reached"] for row in found["goals"].sheets[0].rows} == {"not measured"}
+    assert found["matched"].is_empty

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from codec.codec import FloatArray, Order
+from tools.experiment.fleet import TrialFailed
+from tools.experiment.methods import parse_method
+from tools.experiment.server import ControlVariates, ServerOptimizer
+
+MEANS = np.random.default_rng(0).normal(size=(5, 3))
+
+
+def moved(text: str, means: np.ndarray = MEANS, *, order: Order = Order.ORDERED) -> FloatArray:
+    server = ServerOptimizer(parse_method(text), order=order, adapter=np.zeros(3, np.float32))
+    for mean in means:
+        server.move(mean.copy(), bits=0.5, cohort=4)
+    return server.adapter
+
+
+def test_plain_averaging_adds_the_means() -> None:
+    np.testing.assert_allclose(moved("fp32"), MEANS.sum(axis=0), rtol=1e-6)
+
+
+def test_fedavgm_goes_on_in_the_old_direction() -> None:
+    velocity, adapter = np.zeros(3), np.zeros(3)
+    for mean in MEANS:
+        velocity = 0.9 * velocity + mean
+        adapter += 0.5 * velocity
+    np.testing.assert_allclose(moved("fp32,momentum=0.9,step=0.5"), adapter, rtol=1e-5)
+
+
+def test_an_unbiased_codec_of_few_bits_moves_less_with_an_automatic_step() -> None:
+    whole = moved("fp32,step=auto", order=Order.ORDERED)
+    np.testing.assert_allclose(whole, MEANS.sum(axis=0), rtol=1e-6)
+    less = moved("fp32,step=auto", order=Order.EXCHANGEABLE)
+    assert np.all(np.abs(less) < np.abs(whole))
+
+
+def adaptive(*, yogi: bool, tau: float, eta: float) -> FloatArray:
+    """Algorithm 2 of Reddi et al. as it stands there, coordinate by coordinate."""
+    adapter = [0.0, 0.0, 0.0]
+    for j in range(3):
+        m, v = 0.0, tau * tau
+        for mean in MEANS[:, j]:
+            m = 0.9 * m + 0.1 * mean
+            if yogi:
+                v = v - 0.01 * mean**2 * np.sign(v - mean**2)
+            else:
+                v = 0.99 * v + 0.01 * mean**2
+            adapter[j] += eta * m / (v**0.5 + tau)
+    return np.array(adapter, dtype=np.float32)
+
+
+@pytest.mark.parametrize("server", ["fedadam", "fedyogi"])
+def test_adaptive_servers_do_what_their_paper_says(server: str) -> None:
+    found = moved(f"fp32,server={server},tau=0.1,step=0.03")
+    expected = adaptive(yogi=server == "fedyogi", tau=0.1, eta=0.03)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_an_adapter_that_leaves_float32_fails_the_trial() -> None:
+    with pytest.raises(TrialFailed, match="diverged"):
+        moved("fp32", np.full((1, 3), 1e39))
+
+
+def test_control_variates_are_zero_at_first() -> None:
+    control = ControlVariates(2, clients=4).of("a")
+    assert not control.server.any()
+    assert not control.client.any()
+
+
+def test_the_servers_control_stays_the_mean_of_all_clients_controls() -> None:
+    controls = ControlVariates(2, clients=4)
+    generator = np.random.default_rng(1)
+    for cohort in (["a", "b"], ["b", "c"], ["d"]):
+        changes = [(name, generator.normal(size=2).astype(np.float32)) for name in cohort]
+        before = {name: controls.of(name).client for name in cohort}
+        controls.arrived(changes)
+        for name, change in changes:
+            np.testing.assert_allclose(controls.of(name).client, before[name] + change)
+    mean = np.mean([controls.of(name).client for name in "abcd"], axis=0)
+    np.testing.assert_allclose(controls.server, mean, rtol=1e-5)

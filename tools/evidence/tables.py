@@ -1,0 +1,206 @@
+"""Everything that the document says, section by section. Pure.
+
+The sections are those that were asked for before anything was run; one of which nothing was
+measured says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tools.evidence.contest import Contest, contest_of
+from tools.evidence.curves import matched_figures, uplink_figure
+from tools.evidence.goals import own_sentences, time_verdict, uplink_verdicts
+from tools.evidence.matched import matched_findings, matched_sheets
+from tools.evidence.measured import (
+    INFERENCE,
+    OVERHEAD,
+    inference_sheet,
+    inference_verdicts,
+    overhead_sheet,
+    overhead_verdicts,
+    rows_of,
+)
+from tools.evidence.reading import Folder
+from tools.evidence.runs import failures_sheet, hyperparameters_sheet, shared_sheet
+from tools.evidence.sheets import Section
+from tools.evidence.sweeps import WORKLOAD, experiments_of, main_contests, sweep_sheets, varied
+from tools.evidence.targets import compare_all
+from tools.evidence.time_tables import (
+    PROFILES,
+    energy_sheet,
+    loss_sheet,
+    slowdown_sheet,
+    time_sheet,
+)
+from tools.evidence.uplink import (
+    configurations_sheet,
+    quality_sheet,
+    together_sheet,
+    uplink_sheet,
+)
+from tools.evidence.verdicts import Verdict, sentences, verdicts_sheet
+
+_TARGET: Final = (
+    "The target is set by the baseline alone, for each setting and seed: the lowest held-out loss"
+    " (running minimum, nothing else smoothed) that it has reached after the share of its rounds"
+    " that each table names. Bytes are those of the real encoded messages, all clients and rounds,"
+    " read on the straight line between evaluated rounds. A run that never reaches the target has"
+    " no bytes to it; where a ratio is over such runs, their bytes of all rounds stand in, and it"
+    " is marked ≥. A run that failed is counted among those that did not reach it."
+)
+_BEST: Final = (
+    "A method is shown at its best configuration in each setting: most seeds at the target, then"
+    " fewest bytes; *tried* is how many it had. The choice is made on the tested seeds, for all"
+    " methods alike. Ratios are geometric means over seeds with 95 % intervals (Student's t on"
+    " logarithms); p values are of paired tests with two sides that the ratio is 1, corrected by"
+    " Holm over the rows of the table."
+)
+_REACHED: Final = (
+    "The goals stood before anything was run. A factor is reached where its mean is, the corrected"
+    " t test tells it from 1 (p < 0.05), and each run of that configuration of this project's"
+    " reached the target."
+)
+_MATCHED: Final = (
+    "Configurations are compared that have the same rate, error feedback and server, and so send"
+    " the same bytes; the first of each table chooses with Fisher."
+)
+_TIMES: Final = (
+    "Rounds are timed by the model of `tools/experiment/timing.py`: the slowest client whose"
+    " update arrived decides. Bytes are real; training seconds are the median of all runs with the"
+    " same local work, so that what else the machine did has no say."
+)
+
+
+def sections_of(folder: Folder) -> tuple[Section, ...]:
+    """Return the document's sections, made of everything that a folder holds."""
+    contests = [contest_of(each) for each in compare_all(folder.trials)]
+    main = main_contests(contests)
+    keys = heading_keys(main)
+    return (
+        _goals(folder, main, keys=keys),
+        _uplink(main, keys=keys),
+        _time(main, keys=keys),
+        _matched(main, keys=keys),
+        _sweeps(contests, main, keys=keys),
+        _measured(folder.companions, OVERHEAD),
+        _measured(folder.companions, INFERENCE),
+        Section(
+            "quality",
+            "What the last adapters answer",
+            sheets=_known([quality_sheet(contests)]),
+        ),
+        _runs(folder, contests),
+    )
+
+
+def heading_keys(contests: Sequence[Contest]) -> list[str]:
+    """Return what a heading names of a setting: the workload, and what differs besides."""
+    return [WORKLOAD, *varied(contests)]
+
+
+def _uplink(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    pooled = [
+        together_sheet(group, workloads=[each.comparison.workload for each in group])
+        for group in experiments_of(main).values()
+        if len({each.comparison.workload for each in group}) == len(group)
+    ]
+    return Section(
+        "uplink",
+        "Uplink to target",
+        (_TARGET, _BEST) if main else (),
+        (
+            *sentences(_uplink_verdicts(main, keys=keys)),
+            *own_sentences(main, keys=keys),
+        ),
+        (
+            *(uplink_sheet(each, keys=keys) for each in main),
+            *_known(pooled),
+            *(configurations_sheet(each, keys=keys) for each in main),
+        ),
+        tuple(uplink_figure(each, keys=keys) for each in main),
+    )
+
+
+def _time(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    return Section(
+        "time",
+        "Time to target",
+        (_TIMES,) if main else (),
+        tuple(sentences(time_verdict(each, keys=keys) for each in main)),
+        (
+            *(time_sheet(each, profile, keys=keys) for each in main for profile in PROFILES),
+            *(energy_sheet(each, keys=keys) for each in main),
+        ),
+    )
+
+
+def _matched(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    sheets = tuple(sheet for each in main for sheet in matched_sheets(each, keys=keys))
+    return Section(
+        "matched",
+        "What choosing by Fisher gains at the same bytes",
+        (_MATCHED,) if sheets else (),
+        tuple(text for each in main for text in matched_findings(each, keys=keys)),
+        sheets,
+        tuple(figure for each in main for figure in matched_figures(each, keys=keys)),
+    )
+
+
+def _sweeps(
+    contests: Sequence[Contest], main: Sequence[Contest], *, keys: Sequence[str]
+) -> Section:
+    return Section(
+        "sweeps",
+        "Sweeps: heterogeneity, dropout, packet loss, compute, clients",
+        sheets=(
+            *sweep_sheets(contests),
+            *(loss_sheet(each, keys=keys) for each in main),
+            *(slowdown_sheet(each, keys=keys) for each in main),
+        ),
+    )
+
+
+def _measured(companions: Mapping[str, Mapping[str, Any]], kind: str) -> Section:
+    rows = rows_of(companions, kind)
+    if kind == OVERHEAD:
+        found, sheet, name = overhead_verdicts(rows), overhead_sheet(rows), "Overhead of Fisher"
+    else:
+        found, sheet, name = inference_verdicts(rows), inference_sheet(rows), "Inference"
+    return Section(kind, name, (), tuple(sentences(found)), (sheet,) if rows else ())
+
+
+def _goals(folder: Folder, main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    verdicts = [
+        *_uplink_verdicts(main, keys=keys),
+        *(time_verdict(each, keys=keys) for each in main),
+        *overhead_verdicts(rows_of(folder.companions, OVERHEAD)),
+        *inference_verdicts(rows_of(folder.companions, INFERENCE)),
+    ]
+    sheets = (verdicts_sheet(verdicts),) if verdicts else ()
+    return Section("goals", "Goals", (_REACHED,) if verdicts else (), sheets=sheets)
+
+
+def _uplink_verdicts(main: Sequence[Contest], *, keys: Sequence[str]) -> list[Verdict]:
+    """Return the verdicts goal by goal."""
+    columns = [uplink_verdicts(each, keys=keys) for each in main]
+    return [verdict for row in zip(*columns, strict=True) for verdict in row]
+
+
+def _runs(folder: Folder, contests: Sequence[Contest]) -> Section:
+    if not folder.trials:
+        return Section("runs", "Every run")
+    failures = failures_sheet(folder, contests)
+    ended = len(folder.trials)
+    failed = sum(bool(trial.failure) for trial in folder.trials)
+    return Section(
+        "runs",
+        "Every run, its hyperparameters, and what failed",
+        findings=(f"{ended} runs have ended, {failed} of them failed.",),
+        sheets=(shared_sheet(folder.trials), hyperparameters_sheet(folder.trials), failures),
+    )
+
+
+def _known(sheets: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(sheet for sheet in sheets if sheet is not None)
