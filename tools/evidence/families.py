@@ -19,7 +19,7 @@ _PRESENCE: Final = ("ef", "prox", "scaffold", "freeze", "merge")
 _VALUED: Final = {"mask": "off", "importance": "fisher"}
 
 _OWN: Final = frozenset({"fstq-r", "fstq+"})
-_PAPER: Final = frozenset({"fstq", "fstq-percentile"})
+_PAPER: Final = frozenset({"fstq-paper", "fstq", "fstq-percentile"})
 _FISHER_MASKS: Final = frozenset({"hard", "soft"})
 
 _TITLES: Final[Mapping[str, str]] = {
@@ -43,14 +43,20 @@ _TITLES: Final[Mapping[str, str]] = {
     "top-k,ef": "top-k with error feedback",
     "sign": "sign",
     "sign,ef": "sign with error feedback",
-    "fstq": "Fed-FSTQ, the paper's, no token mask",
-    "fstq,mask=hard": "Fed-FSTQ as in the paper",
-    "fstq,mask=soft": "Fed-FSTQ as in the paper, soft mask",
+    "fstq-paper": "Fed-FSTQ, the paper's, no token mask",
+    "fstq-paper,mask=hard": "Fed-FSTQ as in the paper",
+    "fstq-paper,mask=soft": "Fed-FSTQ as in the paper, soft mask",
+    "fstq": "Fed-FSTQ, allocation mended, no token mask",
+    "fstq,mask=hard": "Fed-FSTQ, allocation mended",
+    "fstq,mask=soft": "Fed-FSTQ, allocation mended, soft mask",
     "fstq-percentile": "Fed-FSTQ, the paper's percentiles, no token mask",
     "fstq-percentile,mask=hard": "Fed-FSTQ, the paper's percentiles",
     "fstq-r": "fstq-r",
     "fstq+,ef": "fstq+",
     "fstq+": "fstq+ without error feedback",
+    "fstq-r-plain": "fstq-r without entropy coder",
+    "fstq-plus-plain": "fstq+ without error feedback and entropy coder",
+    "fstq-plus-plain,ef": "fstq+ without entropy coder",
     "fstq-random": "random support",
     "fstq-random,ef": "random support",
     "fstq-uniform": "uniform Fisher",

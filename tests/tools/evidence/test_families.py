@@ -16,6 +16,8 @@ from tools.evidence.families import Role, configuration, title
         ("top-k@0.5,ef=0.95", "top-k,ef", Role.BASELINE),
         ("fstq@2,mask=hard,ratio=0.5", "fstq,mask=hard", Role.PAPER),
         ("fstq-percentile@2", "fstq-percentile", Role.PAPER),
+        ("fstq-paper@4.8,mask=hard", "fstq-paper,mask=hard", Role.PAPER),
+        ("fstq-r-plain@0.25", "fstq-r-plain", Role.CONTROL),
         ("fstq-r@0.15:0.8,step=auto", "fstq-r", Role.OWN),
         ("fstq+@0.25,ef,mask=off,importance=fisher", "fstq+,ef", Role.OWN),
         ("fstq+@0.25,ef,mask=soft", "fstq+,ef,mask=soft", Role.OWN),
