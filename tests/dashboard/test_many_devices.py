@@ -22,8 +22,8 @@ DEVICES = 500
 BEATS_PER_S = 10
 # [batches] After so many the page is judged.
 ENOUGH = 24
-# [ms] Between two batches: a page that needs longer never catches up. What is promised, a median below
-# 100 ms, is printed; a machine that is busy otherwise does not reach it.
+# [ms] Between two batches: a page that needs longer never catches up. What is promised, a median
+# below 100 ms, is printed; a machine that is busy otherwise does not reach it.
 MOST_MS = 250.0
 NAMES = topics.Topics(FEDERATION)
 
