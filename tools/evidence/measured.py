@@ -1,4 +1,4 @@
-"""Overhead and inference: the figures that `fedfstq bench overhead` and `bench inference` wrote."""
+"""What was measured beside the trials: overhead of Fisher, inference, rounds over real links."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from tools.report.tables import Column
 
 OVERHEAD: Final = "overhead"
 INFERENCE: Final = "inference"
+REPLAY: Final = "replay"
 # Where a file does not say what was wanted.
 GOAL_TIME_RATIO: Final = 1.03
 GOAL_MEMORY_RATIO: Final = 1.05
 GOAL_SPEEDUP: Final = 1.55
 GOAL_RELATIVE_LOSS: Final = 0.01
+
+_BITS_PER_MBIT: Final = 1e6
 
 _OVERHEAD_COLUMNS: Final = (
     Column("model", "Model"),
@@ -43,6 +46,21 @@ _INFERENCE_COLUMNS: Final = (
     Column("relative_loss_change", "Loss change", percent, "Of the expected answers"),
     Column("relative_accuracy_change", "Accuracy change", percent),
     Column("reached", "Goal reached", value_text),
+    Column("command", "Run again with", is_text=True),
+)
+_REPLAY_COLUMNS: Final = (
+    Column("method", "Method", is_text=True),
+    Column("trial", "Trial", is_text=True),
+    Column("link", "Links", is_text=True),
+    Column("devices", "Devices", value_text),
+    Column("rounds", "Rounds", value_text),
+    Column("slowest_mbit_s", "Slowest, Mbit/s", three),
+    Column("modelled_s", "Modelled, s", three),
+    Column("measured_s", "Measured, s", three, "Mean over the rounds"),
+    Column("clear_s", "Without limits, s", three, "What this machine takes by itself"),
+    Column("relative_difference", "Difference", percent, "Of what was modelled"),
+    Column("unexplained_s", "Unexplained, s", three, "Difference less the machine's own part"),
+    Column("load_average", "Load", three, "Of the machine at the end"),
     Column("command", "Run again with", is_text=True),
 )
 
@@ -80,6 +98,18 @@ def inference_sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
     )
     about = "A keep ratio of 0 is the control without a prompt, but for its first and last tokens."
     return Sheet("Token reduction at inference", _INFERENCE_COLUMNS, shown, about)
+
+
+def replay_sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+    """Return what rounds over real links took, beside what the time model says of their bytes."""
+    shown = tuple(
+        {**row, "slowest_mbit_s": float(rate) / _BITS_PER_MBIT}
+        if isinstance(rate := row.get("slowest_rate_bps"), int | float)
+        else row
+        for row in rows
+    )
+    about = "Real processes behind tc netem; whole adapters go down, and their bytes count."
+    return Sheet("The time model against real links", _REPLAY_COLUMNS, shown, about)
 
 
 def overhead_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:

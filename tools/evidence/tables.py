@@ -16,10 +16,12 @@ from tools.evidence.matched import matched_findings, matched_sheets
 from tools.evidence.measured import (
     INFERENCE,
     OVERHEAD,
+    REPLAY,
     inference_sheet,
     inference_verdicts,
     overhead_sheet,
     overhead_verdicts,
+    replay_sheet,
     rows_of,
 )
 from tools.evidence.reading import Folder
@@ -81,7 +83,7 @@ def sections_of(folder: Folder) -> tuple[Section, ...]:
     return (
         _goals(folder, main, keys=keys),
         _uplink(main, keys=keys),
-        _time(main, keys=keys),
+        _time(main, keys=keys, replayed=rows_of(folder.companions, REPLAY)),
         _matched(main, keys=keys),
         _sweeps(contests, main, keys=keys),
         _measured(folder.companions, OVERHEAD),
@@ -123,7 +125,9 @@ def _uplink(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
     )
 
 
-def _time(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+def _time(
+    main: Sequence[Contest], *, keys: Sequence[str], replayed: Sequence[Mapping[str, Any]]
+) -> Section:
     return Section(
         "time",
         "Time to target",
@@ -132,6 +136,7 @@ def _time(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
         (
             *(time_sheet(each, profile, keys=keys) for each in main for profile in PROFILES),
             *(energy_sheet(each, keys=keys) for each in main),
+            *((replay_sheet(replayed),) if replayed else ()),
         ),
     )
 

@@ -7,6 +7,7 @@ from tools.evidence.measured import (
     inference_verdicts,
     overhead_sheet,
     overhead_verdicts,
+    replay_sheet,
     rows_of,
 )
 
@@ -65,3 +66,12 @@ def test_inference_is_judged_by_the_fastest_that_keeps_the_quality() -> None:
     assert inference_verdicts([worse])[0].found == "nothing keeps the loss"
     assert inference_verdicts([whole]) == []
     assert inference_sheet([INFERENCE, {}]).rows[1]["end_to_end_span"] is None
+
+
+def test_real_links_stand_beside_the_model() -> None:
+    sheet = replay_sheet(
+        [{"method": "fp32", "slowest_rate_bps": 517_804.0, "measured_s": 36.3}, {}]
+    )
+    assert sheet.rows[0]["slowest_mbit_s"] == 0.517804
+    assert "slowest_mbit_s" not in sheet.rows[1]
+    assert {"modelled_s", "measured_s", "command"} <= {column.key for column in sheet.columns}

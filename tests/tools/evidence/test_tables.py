@@ -25,6 +25,9 @@ def test_every_question_has_its_section_with_what_was_measured(
     (tmp_path / "o.json").write_text(
         json.dumps({"kind": "overhead", "rows": [{"time_ratio": 1.0, "memory_ratio": 1.0}]})
     )
+    (tmp_path / "r.json").write_text(
+        json.dumps({"kind": "replay", "rows": [{"method": "fp32", "measured_s": 36.3}]})
+    )
     found = made(tmp_path)
     assert list(found) == [
         "goals", "uplink", "time", "matched", "sweeps", "overhead", "inference", "quality", "runs",
@@ -34,6 +37,7 @@ def test_every_question_has_its_section_with_what_was_measured(
     assert "Uplink to target, all of code, med" in titles
     assert "Sweep of dropout (experiment drops)" in titles
     assert "Matched budget @0.25,ef: code" in titles
+    assert "The time model against real links" in titles
     assert len(found["uplink"].figures) == 2
     assert found["inference"].is_empty
     assert not found["overhead"].is_empty
