@@ -37,9 +37,12 @@ def test_experiments_have_names_of_their_own(specs: dict[str, ExperimentSpec]) -
     assert len({spec.name for spec in specs.values()}) == len(specs)
 
 
-def test_every_method_is_tuned_over_four_configurations(specs: dict[str, ExperimentSpec]) -> None:
+def test_every_method_is_tuned_at_least_as_carefully_as_ours(
+    specs: dict[str, ExperimentSpec],
+) -> None:
     tried = Counter(map(_untuned, specs["tuning"].methods))
-    assert set(tried.values()) == {4}
+    assert tried["fstq-r"] == tried["fstq+,ef"] == 4
+    assert min(tried.values()) == 4
 
 
 def test_what_is_judged_was_tuned_by_another_seed(specs: dict[str, ExperimentSpec]) -> None:
