@@ -119,7 +119,14 @@ def train(
 
 
 class Steps:
-    """What lasts from step to step of one training; experiments override its public methods."""
+    """What lasts from step to step of one training; experiments override its public methods.
+
+    Attributes:
+        scores: What a mask chooses targets by.
+        fisher: Of all steps so far.
+        embedding_scores: float32 (rows, positions), how sensitive the last step's loss is at each
+            position; zeros where that step refreshes no scores.
+    """
 
     def __init__(
         self,
@@ -137,7 +144,7 @@ class Steps:
         self._mask = Mask(plan.mask)
         self._loss = loss or CausalLoss(model.base)
         embedding = model.base.get_input_embeddings()
-        self._scores = TokenScores(embedding.weight.shape[0], decay=plan.score_decay)
+        self.scores = TokenScores(embedding.weight.shape[0], decay=plan.score_decay)
         self._collector = EmbeddingScores(embedding)
         self._optimizer = torch.optim.AdamW(
             model.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -162,7 +169,7 @@ class Steps:
         """Return float32 (rows, positions), the weight of each target's loss; 0 elsewhere."""
         learnt = batch.targets != UNLEARNT
         kept = np.zeros(batch.targets.shape, dtype=np.float32)
-        scores = self._scores.of(batch.targets[learnt])
+        scores = self.scores.of(batch.targets[learnt])
         kept[learnt] = weights(scores, mask=mask, ratio=self._plan.token_ratio)
         return kept
 
@@ -189,7 +196,7 @@ class Steps:
     def refresh_scores(self, batch: Batch) -> None:
         """Take in how sensitive the loss is at each target of a refresh step."""
         learnt = batch.targets != UNLEARNT
-        self._scores.refresh(batch.targets[learnt], self._embedding_scores[learnt])
+        self.scores.refresh(batch.targets[learnt], self.embedding_scores[learnt])
 
     def corrected(self, norm: float) -> float:
         """Return the norm of the gradients that the optimizer steps with: here those of the loss.
@@ -206,7 +213,7 @@ class Steps:
         torch.manual_seed(self._step_seed)
         _set_checkpointing(self._model.base, on=self._at_once.checkpointing)
         self._optimizer.zero_grad()
-        self._embedding_scores = np.zeros(kept.shape, dtype=np.float32)
+        self.embedding_scores = np.zeros(kept.shape, dtype=np.float32)
         normaliser = float(kept.sum(dtype=np.float64))
         device = self._model.device
         loss = 0.0
@@ -222,7 +229,7 @@ class Steps:
                     scale=self._scale,
                 )
             if refresh:
-                self._embedding_scores[window] = self._collector.take()
+                self.embedding_scores[window] = self._collector.take()
         return loss
 
     def _release(self) -> None:

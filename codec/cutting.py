@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from codec.codec import FloatArray
+    from codec.codec import FloatArray, SumArray
     from codec.layout import Layout
 
 
@@ -69,6 +69,26 @@ def cut(
             )
         payloads.append(b"".join(parts))
     return payloads or [COUNT.pack(0)]
+
+
+def best_first(classes: npt.NDArray[np.uint8], avoided: SumArray, *, layout: Layout) -> list[int]:
+    """Return the tensors that send anything, by the error avoided per byte, most first.
+
+    Args:
+        classes: uint8 (layout.size,).
+        avoided: float64 (tensors,), the error that each tensor's classes avoid.
+        layout: The classes' layout.
+    """
+    sent = np.stack(
+        [
+            np.bincount(classes[tensor.offset : tensor.end], minlength=len(CLASS_BITS))[1:]
+            for tensor in layout.tensors
+        ]
+    )
+    sizes = np.array([tensor.size for tensor in layout.tensors], dtype=np.int64)
+    taken = slice_bytes(sizes, sent, partial=False)
+    rates = avoided / np.maximum(taken, 1)
+    return [int(place) for place in np.argsort(-rates, kind="stable") if taken[place]]
 
 
 def _fill(

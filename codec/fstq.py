@@ -9,11 +9,11 @@ import numpy as np
 
 from codec.allocation import Counts, allocate
 from codec.codec import Order
-from codec.cutting import cut
+from codec.cutting import best_first, cut
 from codec.disjoint import check_disjoint
 from codec.gains import captured, thresholds
 from codec.importance import fisher_or_uniform
-from codec.inputs import byte_budget, check_delta, check_fisher, check_sum
+from codec.inputs import check_sum, weighted_budget
 from codec.scales import class_scales
 from codec.segment import HEADER_BYTES, open_payload, pack_all
 from codec.slices import (
@@ -77,10 +77,7 @@ class Fstq:
             InvalidInput: A wrong shape or dtype, a value that is not finite, no byte budget or one
                 under `limits.MIN_SEGMENT_BYTES`, or more segments than `limits.MAX_SEGMENTS`.
         """
-        check_delta(delta, layout=layout)
-        if fisher is not None:
-            check_fisher(fisher, layout=layout)
-        update_bytes = byte_budget(budget, codec=self.name)
+        update_bytes = weighted_budget(delta, fisher, layout=layout, budget=budget, codec=self.name)
         weights = fisher_or_uniform(fisher, size=layout.size)
         allowance = update_bytes
         while True:
@@ -170,7 +167,8 @@ def _plan(
         steps = thresholds(delta, weights, layout=layout, support=support)
         classes = allocate(steps, fits=fits, seed=seed)
         avoided = captured(classes, delta, weights, layout=layout)
-        return _Plan(classes, _order(classes, avoided, layout), float(avoided.sum()))
+        order = best_first(classes, avoided, layout=layout)
+        return _Plan(classes, order, float(avoided.sum()))
 
     best = plan(Support.BITMAP)
     density = np.count_nonzero(best.classes) / layout.size
@@ -187,17 +185,3 @@ def _update_bytes(sizes: npt.NDArray[np.int64], counts: Counts, segment_bytes: i
     usable = max(room - CUT_BYTES - ONE_COORDINATE_BYTES, room // 4)
     further = max(0, slices - room + usable - 1) // usable
     return slices + PREAMBLE_BYTES + further * (PREAMBLE_BYTES + CUT_BYTES)
-
-
-def _order(classes: npt.NDArray[np.uint8], avoided: SumArray, layout: Layout) -> list[int]:
-    """Return the tensors that send anything, by the error avoided per byte, most first."""
-    sent = np.stack(
-        [
-            np.bincount(classes[tensor.offset : tensor.end], minlength=4)[1:]
-            for tensor in layout.tensors
-        ]
-    )
-    sizes = np.array([tensor.size for tensor in layout.tensors], dtype=np.int64)
-    taken = slice_bytes(sizes, sent, partial=False)
-    rates = avoided / np.maximum(taken, 1)
-    return [int(place) for place in np.argsort(-rates, kind="stable") if taken[place]]

@@ -16,22 +16,25 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from codec.cutting import cut
-from codec.fstq import PREAMBLE_BYTES, Fstq
-from codec.gains import captured
-from codec.importance import fisher_or_uniform, importance
-from codec.inputs import byte_budget, check_delta, check_fisher
-from codec.quantize import MIN_PEAK, peak_of
+from codec.by_importance import (
+    BLOCK,
+    FstqByImportance,
+    Weighted,
+    payloads_of,
+    scalable_blocks,
+)
+from codec.fstq import PREAMBLE_BYTES
+from codec.importance import importance
 from codec.scales import class_scales
-from codec.segment import HEADER_BYTES, pack_all
-from codec.slices import slice_bytes
+from codec.segment import HEADER_BYTES
+from codec.slices import COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from codec.codec import Budget, FloatArray
+    from codec.codec import FloatArray
     from codec.layout import Layout
 
     ClassArray = npt.NDArray[np.uint8]
@@ -42,48 +45,19 @@ _OF: Final = 16
 _MIDDLE: Final = 6
 _HIGH: Final = 1
 
-# [coordinates] Worked on at once, so that the intermediates stay in the cache.
-_BLOCK: Final = 1 << 14
-
 # A share that fills this much of the budget is large enough; the search for it stops after so many.
 _NEAR: Final = 0.99
 _STEPS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class FstqPercentile(Fstq):
+class FstqPercentile(FstqByImportance):
     """Fisher-guided classes in a fixed ratio: percentiles of F·Δ² that follow from the budget."""
 
     name: str = "fstq-percentile"
 
-    def encode(
-        self,
-        delta: FloatArray,
-        fisher: FloatArray | None,
-        *,
-        layout: Layout,
-        budget: Budget,
-        seed: int,  # noqa: ARG002 - equal importances are taken in the order of coordinates
-    ) -> tuple[bytes, ...]:
-        """Return the update's segments, those that avoid the most error per byte first.
-
-        Args:
-            delta: As `Fstq.encode`.
-            fisher: As `Fstq.encode`.
-            layout: As `Fstq.encode`.
-            budget: As `Fstq.encode`.
-            seed: Not used.
-
-        Raises:
-            InvalidInput: As `Fstq.encode`.
-        """
-        check_delta(delta, layout=layout)
-        if fisher is not None:
-            check_fisher(fisher, layout=layout)
-        update_bytes = byte_budget(budget, codec=self.name)
-        weights = fisher_or_uniform(fisher, size=layout.size)
-        payloads = _largest(delta, weights, layout, budget, update_bytes)
-        return pack_all(payloads, codec_id=self.codec_id, layout=layout)
+    def _payloads(self, update: Weighted) -> list[bytes]:
+        return _largest(update)
 
 
 def classes_of(keys: Keys, sent: int) -> ClassArray:
@@ -102,26 +76,20 @@ def classes_of(keys: Keys, sent: int) -> ClassArray:
     return classes
 
 
-def _largest(
-    delta: FloatArray, weights: FloatArray, layout: Layout, budget: Budget, update_bytes: int
-) -> list[bytes]:
+def _largest(update: Weighted) -> list[bytes]:
     """Return the payloads of about the largest share that fits, or of none."""
-    keys = _keys(delta, weights, layout)
+    delta, weights, update_bytes = update.delta, update.weights, update.update_bytes
+    keys = _keys(delta, weights, update.layout)
     fits, over = 0, int(np.count_nonzero(keys)) + 1
-    best = cut(
-        delta,
-        np.zeros(0, dtype=np.uint8),
-        layout=layout,
-        order=[],
-        scales=[],
-        payload_bytes=budget.segment_bytes - HEADER_BYTES,
-    )
+    best = [COUNT.pack(0)]
     # A coordinate sent takes 3.5 bits, and as much again for tag and support, about.
     sent = min(over - 1, max(1, update_bytes * 8 // 7))
     for _ in range(_STEPS):
         if not fits < sent < over:
             break
-        payloads = _payloads(delta, weights, classes_of(keys, sent), layout, budget)
+        classes = classes_of(keys, sent)
+        scales = class_scales(delta, weights, classes, layout=update.layout)
+        payloads = payloads_of(update, classes, scales=scales)
         size = sum(map(len, payloads)) + HEADER_BYTES * len(payloads)
         if size <= update_bytes:
             fits, best = sent, payloads
@@ -139,13 +107,9 @@ def _keys(delta: FloatArray, weights: FloatArray, layout: Layout) -> Keys:
     peak = max(float(delta.max()), -float(delta.min()))
     unit = peak * peak * float(weights.max()) or 1.0
     keys = np.zeros(layout.size, dtype=np.float32)
-    for tensor in layout.tensors:
-        if peak_of(delta[tensor.offset : tensor.end]) < MIN_PEAK:
-            continue  # its scales would be subnormal
-        for start in range(tensor.offset, tensor.end, _BLOCK):
-            block = slice(start, min(start + _BLOCK, tensor.end))
-            # The root halves the exponents, so that float32 holds importances down to 1e-76.
-            keys[block] = np.sqrt(importance(delta[block], weights[block]) / unit)
+    for block in scalable_blocks(delta, layout):
+        # The root halves the exponents, so that float32 holds importances down to 1e-76.
+        keys[block] = np.sqrt(importance(delta[block], weights[block]) / unit)
     return keys.view(np.uint32)
 
 
@@ -158,7 +122,7 @@ def _rank(keys: Keys, number: int) -> tuple[int, int]:
 
 
 def _blocks(keys: Keys) -> Iterator[Keys]:
-    return (keys[start : start + _BLOCK] for start in range(0, keys.size, _BLOCK))
+    return (keys[start : start + BLOCK] for start in range(0, keys.size, BLOCK))
 
 
 def _histogram(blocks: Iterator[Keys]) -> npt.NDArray[np.int64]:
@@ -174,27 +138,3 @@ def _last_bin(counts: npt.NDArray[np.int64], number: int) -> tuple[int, int]:
     at_least = np.cumsum(counts[::-1])[::-1]
     found = int(np.flatnonzero(at_least >= number)[-1])
     return found, number - int(at_least[found] - counts[found])
-
-
-def _payloads(
-    delta: FloatArray, weights: FloatArray, classes: ClassArray, layout: Layout, budget: Budget
-) -> list[bytes]:
-    """Return the payloads of these classes, tensors that avoid the most error per byte first."""
-    avoided = captured(classes, delta, weights, layout=layout)
-    sent = np.stack(
-        [
-            np.bincount(classes[tensor.offset : tensor.end], minlength=4)[1:]
-            for tensor in layout.tensors
-        ]
-    )
-    sizes = np.array([tensor.size for tensor in layout.tensors], dtype=np.int64)
-    taken = slice_bytes(sizes, sent, partial=False)
-    order = np.argsort(-avoided / np.maximum(taken, 1), kind="stable")
-    return cut(
-        delta,
-        classes,
-        layout=layout,
-        order=[int(place) for place in order if taken[place]],
-        scales=class_scales(delta, weights, classes, layout=layout),
-        payload_bytes=budget.segment_bytes - HEADER_BYTES,
-    )

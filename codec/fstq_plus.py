@@ -12,7 +12,7 @@ from codec.codec import Order
 from codec.codings import Coding
 from codec.disjoint import check_disjoint
 from codec.importance import fisher_or_uniform
-from codec.inputs import byte_budget, check_delta, check_fisher, check_sum
+from codec.inputs import check_sum, weighted_budget
 from codec.plus_cutting import CHUNK, Fill, Range, Source, classify, slices_of
 from codec.plus_plan import make_plan, refine
 from codec.plus_slices import parse_slices
@@ -88,10 +88,7 @@ class FstqPlus:
         self, delta: FloatArray, fisher: FloatArray | None, *, layout: Layout, budget: Budget
     ) -> None:
         """Raise `InvalidInput` unless an update can be made of these."""
-        check_delta(delta, layout=layout)
-        if fisher is not None:
-            check_fisher(fisher, layout=layout)
-        byte_budget(budget, codec=self.name)
+        weighted_budget(delta, fisher, layout=layout, budget=budget, codec=self.name)
 
     def parts(
         self, segment: bytes, *, index: int, segment_count: int, layout: Layout

@@ -22,7 +22,7 @@ import numpy as np
 
 from codec.codec import Order
 from codec.codings import Coding
-from codec.inputs import byte_budget, check_delta, check_fisher, check_sum
+from codec.inputs import check_sum, weighted_budget
 from codec.rotated import sum_of
 from codec.rotated_encoder import Encoder, Source
 from codec.rotated_estimate import Estimates
@@ -77,10 +77,7 @@ class FstqR:
             InvalidInput: A wrong shape or dtype, a value that is not finite, no byte budget or one
                 under `limits.MIN_SEGMENT_BYTES`, or more segments than `limits.MAX_SEGMENTS`.
         """
-        check_delta(delta, layout=layout)
-        if fisher is not None:
-            check_fisher(fisher, layout=layout)
-        update_bytes = byte_budget(budget, codec=self.name)
+        update_bytes = weighted_budget(delta, fisher, layout=layout, budget=budget, codec=self.name)
         fishers = [1.0] * len(layout.tensors)
         if fisher is not None:
             fishers = [

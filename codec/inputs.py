@@ -51,6 +51,20 @@ def byte_budget(budget: Budget, *, codec: str) -> int:
     return budget.update_bytes
 
 
+def weighted_budget(
+    delta: FloatArray, fisher: FloatArray | None, *, layout: Layout, budget: Budget, codec: str
+) -> int:
+    """Return how many bytes a Fisher-weighted update of these may take.
+
+    Raises:
+        InvalidInput: It cannot be made of them.
+    """
+    check_delta(delta, layout=layout)
+    if fisher is not None:
+        check_fisher(fisher, layout=layout)
+    return byte_budget(budget, codec=codec)
+
+
 def check_sum(total: SumArray | FloatArray, *, weight: float, layout: Layout) -> None:
     """Raise `InvalidInput` unless `total` is a float array (layout.size,) and `weight` finite."""
     if total.shape != (layout.size,) or total.dtype not in (np.float64, np.float32):

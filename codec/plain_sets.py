@@ -12,7 +12,7 @@ import numpy as np
 
 from codec.bitstream import pack, packed_bytes, unpack
 from codec.errors import CorruptSegment
-from codec.sets import other_places
+from codec.sets import fewer, take_fewer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
 
 def encode_plain_set(places: IntArray, *, size: int) -> bytes:
-    """Return the bytes of a set.
-
-    Args:
-        places: int64 (count,), the members, strictly ascending, 0 ≤ place < size.
-        size: How many places there are, at most 2^28.
-    """
-    if 2 * places.size > size:
-        places = other_places(places, size)
+    """Return the bytes of a set; arguments as `codec.sets.encode_set`."""
+    places = fewer(places, size=size)
     if _is_bitmap(places.size, size):
         marks = np.zeros(size, dtype=np.uint8)
         marks[places] = 1
@@ -37,20 +31,15 @@ def encode_plain_set(places: IntArray, *, size: int) -> bytes:
 
 
 def take_plain_set(data: memoryview, *, count: int, size: int) -> tuple[IntArray, int]:
-    """Return the members of the set that `data` starts with, and how many bytes it takes.
-
-    Args:
-        data: Bytes from elsewhere; nothing about them is trusted.
-        count: How many members, 0 ≤ count ≤ size.
-        size: How many places there are, which bounds what is allocated.
+    """Return what `codec.sets.take_set` does, of a plain set.
 
     Raises:
-        CorruptSegment: They are not a set of so many members.
+        CorruptSegment: The bytes are not a set of so many members.
     """
-    assert 0 <= count <= size
-    if 2 * count > size:
-        others, used = take_plain_set(data, count=size - count, size=size)
-        return other_places(others, size), used
+    return take_fewer(_take_few, data, count=count, size=size)
+
+
+def _take_few(data: memoryview, count: int, size: int) -> tuple[IntArray, int]:
     used = plain_set_bytes(count, size)
     if used > len(data):
         raise CorruptSegment("the payload ends within a set")

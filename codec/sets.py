@@ -25,6 +25,8 @@ from codec.bitstream import pack, packed_bytes, unpack
 from codec.errors import CorruptSegment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     IntArray = npt.NDArray[np.int64]
@@ -48,8 +50,7 @@ def encode_set(places: IntArray, *, size: int) -> bytes:
         places: int64 (count,), the members, strictly ascending, 0 ≤ place < size.
         size: How many places there are, at most 2^28.
     """
-    if 2 * places.size > size:
-        places = other_places(places, size)
+    places = fewer(places, size=size)
     if not places.size:
         return b""
     gaps = np.empty(places.size, dtype=np.uint32)
@@ -91,10 +92,10 @@ def take_set(data: memoryview, *, count: int, size: int) -> tuple[IntArray, int]
     Raises:
         CorruptSegment: They are not a set of so many members.
     """
-    assert 0 <= count <= size
-    if 2 * count > size:
-        others, used = take_set(data, count=size - count, size=size)
-        return other_places(others, size), used
+    return take_fewer(_take_few, data, count=count, size=size)
+
+
+def _take_few(data: memoryview, count: int, size: int) -> tuple[IntArray, int]:
     if not count:
         return np.empty(0, dtype=np.int64), 0
     if not len(data) or data[0] > MAX_PARAMETER:
@@ -166,7 +167,34 @@ def _best_parameter(gaps: _Gaps, size: int) -> int:
     return best
 
 
-def other_places(places: IntArray, size: int) -> IntArray:
+def fewer(places: IntArray, *, size: int) -> IntArray:
+    """Return what is coded for a set: its members, or the others where those are fewer."""
+    return _others(places, size) if 2 * places.size > size else places
+
+
+def take_fewer(
+    take: Callable[[memoryview, int, int], tuple[IntArray, int]],
+    data: memoryview,
+    *,
+    count: int,
+    size: int,
+) -> tuple[IntArray, int]:
+    """Return the members of a set of which `fewer` were coded, and how many bytes it takes.
+
+    Args:
+        take: Gives the coded places, and their bytes, of the data, their number and the size.
+        data: As `take_set`.
+        count: As `take_set`.
+        size: As `take_set`.
+    """
+    assert 0 <= count <= size
+    if 2 * count <= size:
+        return take(data, count, size)
+    others, used = take(data, size - count, size)
+    return _others(others, size), used
+
+
+def _others(places: IntArray, size: int) -> IntArray:
     """Return the places that are not among these."""
     missing = np.ones(size, dtype=np.bool_)
     missing[places] = False

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.bitstream import pack, packed_bytes, unpack
-from codec.disjoint import check_disjoint
 from codec.errors import CorruptSegment, NonFinite
 from codec.inputs import byte_budget, check_delta
 from codec.quantize import MAX_PEAK
 from codec.reference.dense import from_bf16
 from codec.reference.greedy import Steps
 from codec.reference.scaled import round_stochastically, top_of
-from codec.reference.sparse import Sent, SparseFormat, fit, most_that_fit
+from codec.reference.sparse import Sent, SentRun, SparseFormat, cut_runs, fit, sent_once
 from codec.segment import HEADER_BYTES, pack_all
 from codec.sets import encode_set, set_bytes, take_set
 from codec.splitmix import Use, stream_of, uniforms
@@ -76,15 +75,6 @@ class _Widths:
     steps: npt.NDArray[np.uint16]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """A decoded run."""
-
-    begin: int
-    end: int
-    sent: Sent
-
-
 @dataclass(frozen=True, slots=True)
 class FedFq(SparseFormat):
     """Widths by magnitude, levels by chance."""
@@ -104,15 +94,14 @@ class FedFq(SparseFormat):
         """Return as many bits as the budget holds, in segments, most important first.
 
         Args:
-            delta: float32 (layout.size,), client - base, finite.
+            delta: As `SparseCodec.encode`.
             fisher: Not used.
-            layout: The delta's layout.
-            budget: `update_bytes` is what all segments together never exceed.
+            layout: As `SparseCodec.encode`.
+            budget: As `SparseCodec.encode`.
             seed: Seeds the rounding.
 
         Raises:
-            InvalidInput: A wrong shape or dtype, a value that is not finite, no byte budget or one
-                under `limits.MIN_SEGMENT_BYTES`, or more segments than `limits.MAX_SEGMENTS`.
+            InvalidInput: As `SparseCodec.encode`.
         """
         check_delta(delta, layout=layout)
         update_bytes = byte_budget(budget, codec=self.name)
@@ -135,9 +124,7 @@ class FedFq(SparseFormat):
 
     def _parse(self, payloads: list[memoryview], *, layout: Layout) -> list[Sent]:
         ends = np.array([tensor.end for tensor in layout.tensors], dtype=np.int64)
-        runs = [_parse_run(payload, ends) for payload in payloads]
-        check_disjoint(runs)
-        return [run.sent for run in runs]
+        return sent_once([_parse_run(payload, ends) for payload in payloads])
 
 
 def _about_bytes(at_least: IntArray, *, layout: Layout, room: int) -> int:
@@ -210,21 +197,13 @@ def _runs(widths: _Widths, room: int) -> Iterator[tuple[int, slice]]:
         np.cumsum(widths.classes > place, out=upto[1:, place])
     tensors = np.cumsum(np.diff(widths.owners, prepend=-1) > 0)
 
-    def cost(number: int) -> int:
-        if not number:
-            return 0
-        last = sent + number - 1
+    def cost(begin: int, run: slice) -> int:
+        last = run.stop - 1
         length = int(widths.places[last]) + 1 - begin
-        some = int(tensors[last] - tensors[sent]) + 1
-        return _HEAD.size + _body_bytes(upto[last + 1] - upto[sent], length, tensors=some)
+        some = int(tensors[last] - tensors[run.start]) + 1
+        return _HEAD.size + _body_bytes(upto[run.stop] - upto[run.start], length, tensors=some)
 
-    begin = sent = 0
-    while sent < widths.places.size:
-        number = most_that_fit(cost, room=room, most=widths.places.size - sent)
-        assert number > 0
-        yield begin, slice(sent, sent + number)
-        sent += number
-        begin = int(widths.places[sent - 1]) + 1
+    return cut_runs(widths.places, cost, room=room)
 
 
 def _rated(widths: _Widths, begin: int, run: slice) -> tuple[float, int, bytes]:
@@ -249,7 +228,7 @@ def _rated(widths: _Widths, begin: int, run: slice) -> tuple[float, int, bytes]:
     return -energy / len(payload), begin, payload
 
 
-def _parse_run(payload: memoryview, ends: IntArray) -> _Run:
+def _parse_run(payload: memoryview, ends: IntArray) -> SentRun:
     if len(payload) < _HEAD.size:
         raise CorruptSegment(f"{len(payload)} bytes hold no start, length and counts")
     begin, length, *counts = _HEAD.unpack_from(payload)
@@ -273,7 +252,7 @@ def _parse_run(payload: memoryview, ends: IntArray) -> _Run:
         inner = inner[taken]
         classes[inner] += np.uint8(1)
     values = _values(rest[used:], classes, ends.searchsorted(places, side="right"))
-    return _Run(begin, begin + length, Sent(places, values))
+    return SentRun(begin, begin + length, Sent(places, values))
 
 
 def _values(data: memoryview, classes: ClassArray, owners: IntArray) -> FloatArray:

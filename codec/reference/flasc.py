@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from codec.disjoint import check_disjoint
 from codec.errors import CorruptSegment, NonFinite
 from codec.plain_sets import encode_plain_set, plain_set_bytes, take_plain_set
 from codec.reference.largest import largest
-from codec.reference.sparse import Sent, SparseCodec, most_that_fit
+from codec.reference.sparse import Sent, SentRun, SparseCodec, cut_runs, sent_once
 from codec.segment import HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -40,15 +39,6 @@ if TYPE_CHECKING:
 
 _HEAD: Final = struct.Struct("<III")  # first flat coordinate, length of the run, coordinates sent
 _VALUE_BYTES: Final = 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """A decoded run."""
-
-    begin: int
-    end: int
-    sent: Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +62,18 @@ class Flasc(SparseCodec):
         return [payload for _, _, payload in sorted(rated)] or [_HEAD.pack(0, layout.size, 0)]
 
     def _parse(self, payloads: list[memoryview], *, layout: Layout) -> list[Sent]:
-        runs = [_parse_run(payload, layout) for payload in payloads]
-        check_disjoint(runs)
-        return [run.sent for run in runs]
+        return sent_once([_parse_run(payload, layout) for payload in payloads])
 
 
 def _runs(places: IntArray, room: int) -> Iterator[tuple[int, slice]]:
     """Yield each run's first flat coordinate and which are sent of it; its last one is."""
 
-    def cost(number: int) -> int:
-        if not number:
-            return 0
-        length = int(places[sent + number - 1]) + 1 - begin
+    def cost(begin: int, run: slice) -> int:
+        length = int(places[run.stop - 1]) + 1 - begin
+        number: int = run.stop - run.start
         return _HEAD.size + plain_set_bytes(number, length) + _VALUE_BYTES * number
 
-    begin = sent = 0
-    while sent < places.size:
-        number = most_that_fit(cost, room=room, most=places.size - sent)
-        assert number > 0
-        yield begin, slice(sent, sent + number)
-        sent += number
-        begin = int(places[sent - 1]) + 1
+    return cut_runs(places, cost, room=room)
 
 
 def _rated(places: IntArray, delta: FloatArray, begin: int) -> tuple[float, int, bytes]:
@@ -109,7 +90,7 @@ def _rated(places: IntArray, delta: FloatArray, begin: int) -> tuple[float, int,
     return -float(np.square(values, dtype=np.float64).sum()) / len(payload), begin, payload
 
 
-def _parse_run(payload: memoryview, layout: Layout) -> _Run:
+def _parse_run(payload: memoryview, layout: Layout) -> SentRun:
     if len(payload) < _HEAD.size:
         raise CorruptSegment(f"{len(payload)} bytes hold no start, length and count")
     begin, length, count = _HEAD.unpack_from(payload)
@@ -121,7 +102,7 @@ def _parse_run(payload: memoryview, layout: Layout) -> _Run:
     values = np.frombuffer(payload, dtype="<f4", offset=_HEAD.size + used).astype(np.float32)
     if not np.isfinite(values).all():
         raise NonFinite("a value is NaN or infinite")
-    return _Run(begin, begin + length, Sent(places + begin, values))
+    return SentRun(begin, begin + length, Sent(places + begin, values))
 
 
 FLASC: Final = Flasc()

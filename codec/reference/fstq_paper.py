@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from codec.cutting import cut
-from codec.fstq import PREAMBLE_BYTES, Fstq
-from codec.gains import captured
-from codec.importance import fisher_or_uniform, importance
-from codec.inputs import byte_budget, check_delta, check_fisher
+from codec.by_importance import FstqByImportance, Weighted, payloads_of, scalable_blocks
+from codec.fstq import PREAMBLE_BYTES
+from codec.importance import importance
 from codec.quantize import MIN_PEAK, peak_of, scale_for
 from codec.reference.greedy import Steps
 from codec.reference.sparse import fit
-from codec.segment import HEADER_BYTES, pack_all
-from codec.slices import CLASS_BITS, COUNT, slice_bytes
+from codec.slices import CLASS_BITS, slice_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,64 +34,39 @@ if TYPE_CHECKING:
 
 _WIDTHS: Final = CLASS_BITS[1:]
 
-# [coordinates] Worked on at once, so that the intermediates stay in the cache.
-_BLOCK: Final = 1 << 14
-
 
 @dataclass(frozen=True, slots=True)
-class FstqPaper(Fstq):
+class FstqPaper(FstqByImportance):
     """Fisher-guided {0, 2, 4, 16} bits by F·Δ² alone, with max-scaled groups."""
 
     name: str = "fstq-paper"
 
-    def encode(
-        self,
-        delta: FloatArray,
-        fisher: FloatArray | None,
-        *,
-        layout: Layout,
-        budget: Budget,
-        seed: int,  # noqa: ARG002 - equal importances are taken in the order of coordinates
-    ) -> tuple[bytes, ...]:
-        """Return the update's segments, those that avoid the most error per byte first.
+    def _payloads(self, update: Weighted) -> list[bytes]:
+        delta, layout = update.delta, update.layout
+        steps = Steps.of(_roots(delta, update.weights, layout), widths=_WIDTHS)
 
-        Args:
-            delta: As `Fstq.encode`.
-            fisher: As `Fstq.encode`.
-            layout: As `Fstq.encode`.
-            budget: As `Fstq.encode`.
-            seed: Not used.
+        def payloads(number: int) -> list[bytes]:
+            classes = steps.classes(number)
+            windows = [slice(tensor.offset, tensor.end) for tensor in layout.tensors]
+            scales = [_scales(delta[window], classes[window]) for window in windows]
+            return payloads_of(update, classes, scales=scales)
 
-        Raises:
-            InvalidInput: As `Fstq.encode`.
-        """
-        check_delta(delta, layout=layout)
-        if fisher is not None:
-            check_fisher(fisher, layout=layout)
-        update_bytes = byte_budget(budget, codec=self.name)
-        weights = fisher_or_uniform(fisher, size=layout.size)
-        steps = Steps.of(_roots(delta, weights, layout), widths=_WIDTHS)
-        packed = fit(
-            lambda number: _payloads(delta, weights, steps.classes(number), layout, budget),
-            lambda number: _about_bytes(steps, number, layout, budget),
-            update_bytes=update_bytes,
+        return fit(
+            payloads,
+            lambda number: _about_bytes(steps, number, layout, update.budget),
+            update_bytes=update.update_bytes,
             most=steps.count,
         )
-        return pack_all(packed, codec_id=self.codec_id, layout=layout)
 
 
 def _roots(delta: FloatArray, weights: FloatArray, layout: Layout) -> FloatArray:
     """Return √u of each coordinate in units of the largest that there could be, float32."""
     unit = float(peak_of(delta)) * float(np.sqrt(weights.max())) or 1.0
     roots = np.zeros(layout.size, dtype=np.float32)
-    for tensor in layout.tensors:
-        if peak_of(delta[tensor.offset : tensor.end]) < MIN_PEAK:
-            continue  # its scales would be subnormal
-        for start in range(tensor.offset, tensor.end, _BLOCK):
-            block = slice(start, min(start + _BLOCK, tensor.end))
-            # Members of a class are over a common bound, so that their scale is no subnormal.
-            kept = np.abs(delta[block]) >= MIN_PEAK
-            roots[block] = np.sqrt(importance(delta[block], weights[block])) / unit * kept
+    for block in scalable_blocks(delta, layout):
+        # Members of a class are over a common bound, so that their scale is no subnormal.
+        kept = np.abs(delta[block]) >= MIN_PEAK
+        roots[block] = np.sqrt(importance(delta[block], weights[block])) / unit * kept
     return roots
 
 
@@ -104,28 +76,6 @@ def _about_bytes(steps: Steps, number: int, layout: Layout, budget: Budget) -> i
     body = int(slice_bytes(np.array([layout.size]), sent[np.newaxis], partial=False)[0])
     segments = max(1, -(-body // (budget.segment_bytes - PREAMBLE_BYTES)))
     return body + segments * PREAMBLE_BYTES
-
-
-def _payloads(
-    delta: FloatArray, weights: FloatArray, classes: ClassArray, layout: Layout, budget: Budget
-) -> list[bytes]:
-    """Return the payloads of these classes, tensors that avoid the most error per byte first."""
-    if not classes.any():
-        return [COUNT.pack(0)]
-    windows = [slice(tensor.offset, tensor.end) for tensor in layout.tensors]
-    sent = np.stack([np.bincount(classes[window], minlength=4)[1:] for window in windows])
-    sizes = np.array([tensor.size for tensor in layout.tensors], dtype=np.int64)
-    taken = slice_bytes(sizes, sent, partial=False)
-    avoided = captured(classes, delta, weights, layout=layout)
-    order = np.argsort(-avoided / np.maximum(taken, 1), kind="stable")
-    return cut(
-        delta,
-        classes,
-        layout=layout,
-        order=[int(place) for place in order if taken[place]],
-        scales=[_scales(delta[window], classes[window]) for window in windows],
-        payload_bytes=budget.segment_bytes - HEADER_BYTES,
-    )
 
 
 def _scales(values: FloatArray, classes: ClassArray) -> dict[int, np.float32]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.codec import Order
+from codec.disjoint import check_disjoint
 from codec.errors import CorruptSegment
 from codec.inputs import byte_budget, check_delta, check_sum
 from codec.segment import HEADER_BYTES, open_all, pack_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -44,6 +45,15 @@ class Sent:
 
     places: IntArray
     values: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SentRun:
+    """What is sent of the coordinates from `begin` up to, not including, `end`."""
+
+    begin: int
+    end: int
+    sent: Sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +202,39 @@ def most_that_fit(cost: Callable[[int], int], *, room: int, most: int) -> int:
         else:
             high = middle - 1
     return low
+
+
+def cut_runs(
+    places: IntArray, cost: Callable[[int, slice], int], *, room: int
+) -> Iterator[tuple[int, slice]]:
+    """Yield each run's first flat coordinate and which are sent of it; its last one is.
+
+    Args:
+        places: int64, ascending, the flat coordinates that are sent.
+        cost: Bytes of the run that begins at a flat coordinate and sends these of the places.
+        room: Most bytes of a run.
+    """
+    begin = sent = 0
+    while sent < places.size:
+
+        def taken(number: int, begin: int = begin, sent: int = sent) -> int:
+            return cost(begin, slice(sent, sent + number))
+
+        number = most_that_fit(taken, room=room, most=places.size - sent)
+        assert number > 0
+        yield begin, slice(sent, sent + number)
+        sent += number
+        begin = int(places[sent - 1]) + 1
+
+
+def sent_once(runs: list[SentRun]) -> list[Sent]:
+    """Return what runs send.
+
+    Raises:
+        CorruptSegment: Two of them share a coordinate.
+    """
+    check_disjoint(runs)
+    return [run.sent for run in runs]
 
 
 def check_apart(parts: list[Sent], *, layout: Layout) -> None:

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from codec.bitstream import pack, packed_bytes, unpack
-from codec.disjoint import check_disjoint
 from codec.errors import CorruptSegment, NonFinite
 from codec.quantize import MAX_PEAK
 from codec.reference.largest import Ranking
-from codec.reference.sparse import Sent, SparseCodec, most_that_fit
+from codec.reference.sparse import Sent, SentRun, SparseCodec, most_that_fit, sent_once
 from codec.segment import HEADER_BYTES
 from codec.sets import encode_set, set_bytes, take_set
 
@@ -69,15 +68,6 @@ class _Ternary:
     ends: IntArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """A decoded run."""
-
-    begin: int
-    end: int
-    sent: Sent
-
-
 @dataclass(frozen=True, slots=True)
 class Stc(SparseCodec):
     """The same share of every tensor, as one magnitude with a sign."""
@@ -97,9 +87,7 @@ class Stc(SparseCodec):
 
     def _parse(self, payloads: list[memoryview], *, layout: Layout) -> list[Sent]:
         ends = np.array([tensor.end for tensor in layout.tensors], dtype=np.int64)
-        runs = [_parse_run(payload, ends) for payload in payloads]
-        check_disjoint(runs)
-        return [run.sent for run in runs]
+        return sent_once([_parse_run(payload, ends) for payload in payloads])
 
 
 def _ternary(delta: FloatArray, count: int, layout: Layout) -> _Ternary:
@@ -188,7 +176,7 @@ def _rated(ternary: _Ternary, delta: FloatArray, run: slice) -> tuple[float, int
     return -float(energies.sum()) / len(payload), run.start, payload
 
 
-def _parse_run(payload: memoryview, ends: IntArray) -> _Run:
+def _parse_run(payload: memoryview, ends: IntArray) -> SentRun:
     if len(payload) < _HEAD.size:
         raise CorruptSegment(f"{len(payload)} bytes hold no start, length and count")
     begin, length, count = _HEAD.unpack_from(payload)
@@ -211,7 +199,7 @@ def _parse_run(payload: memoryview, ends: IntArray) -> _Run:
         raise CorruptSegment("a magnitude is not positive")
     values = np.repeat(magnitudes, members)
     values[negative.astype(np.bool_)] *= np.float32(-1)
-    return _Run(begin, begin + length, Sent(places, values))
+    return SentRun(begin, begin + length, Sent(places, values))
 
 
 STC: Final = Stc()

@@ -272,7 +272,7 @@ def one_step(batch: Batch, kept: Any, *, at_once: int) -> tuple[Any, Any, Any]:
     run = train_module.Steps(shared(), plan, seed=1, at_once=RowsAtOnce(at_once))
     run._step_seed = 1
     taken: list[Any] = []
-    run._scores = SimpleNamespace(refresh=lambda _ids, scores: taken.append(scores.copy()))  # type: ignore[assignment]
+    run.scores = SimpleNamespace(refresh=lambda _ids, scores: taken.append(scores.copy()))  # type: ignore[assignment]
     run._gradients(batch, kept, refresh=True)
     run.fisher.update()
     gradient = [

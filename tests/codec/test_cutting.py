@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec.cutting import cut
+from codec.cutting import best_first, cut
 from codec.layout import Layout
 from codec.slices import COUNT, parse_slices
 
@@ -88,3 +88,13 @@ def test_a_cut_tensor_has_the_same_scales_in_all_of_its_slices(layout_of: Layout
     np.testing.assert_array_equal(
         np.concatenate([part.values for part in parts]), np.rint(delta).astype(np.float32)
     )
+
+
+def test_the_error_avoided_per_byte_decides_which_tensor_is_first(layout_of: LayoutOf) -> None:
+    layout = layout_of([10, 10, 400, 10])
+    classes = np.zeros(layout.size, dtype=np.uint8)
+    classes[[0, 1]] = 1
+    classes[20:420] = 3
+    classes[420] = 1
+    assert best_first(classes, np.array([5.0, 0.0, 9.0, 8.0]), layout=layout) == [3, 0, 2]
+    assert best_first(classes * 0, np.zeros(4), layout=layout) == []

@@ -8,7 +8,14 @@ import pytest
 from codec import limits
 from codec.codec import Budget
 from codec.errors import InvalidInput
-from codec.inputs import byte_budget, check_budget, check_delta, check_fisher, check_sum
+from codec.inputs import (
+    byte_budget,
+    check_budget,
+    check_delta,
+    check_fisher,
+    check_sum,
+    weighted_budget,
+)
 from codec.layout import Layout
 
 LAYOUT = Layout.from_shapes({"a": [4]})
@@ -32,6 +39,16 @@ def test_a_delta_of_another_form_or_not_finite_is_refused(delta: np.ndarray) -> 
 
 def test_a_delta_whose_sum_overflows_is_finite_all_the_same() -> None:
     check_delta(np.full(4, 3e38, np.float32), layout=LAYOUT)
+
+
+def test_an_update_is_weighted_by_a_diagonal_or_by_none() -> None:
+    delta, budget = np.ones(4, np.float32), Budget(70, 64)
+    for fisher in (None, delta):
+        assert weighted_budget(delta, fisher, layout=LAYOUT, budget=budget, codec="fstq") == 70
+    refused = ((delta[:3], None, budget), (delta, -delta, budget), (delta, None, Budget(None, 64)))
+    for values, fisher, other in refused:
+        with pytest.raises(InvalidInput):
+            weighted_budget(values, fisher, layout=LAYOUT, budget=other, codec="fstq")
 
 
 def test_a_negative_fisher_is_refused() -> None:

@@ -37,23 +37,6 @@ def test_it_is_an_ordered_codec() -> None:
     assert (TOP_K.order, TOP_K.dense) == (Order.ORDERED, False)
 
 
-@pytest.mark.parametrize("update_bytes", [64, 500, 4000, 30_000])
-def test_the_largest_magnitudes_are_sent_as_float16(
-    update_bytes: int, layout_of: LayoutOf, draw: Draw
-) -> None:
-    layout = layout_of([5000, 1, 999])
-    delta, _ = draw(layout.size, 1)
-    segments = encode(delta, layout, Budget(update_bytes, 1024))
-    decoded = decode(dict(enumerate(segments)), layout, len(segments))
-    sent = np.flatnonzero(decoded)
-    expected = np.sort(np.argsort(-np.abs(delta), kind="stable")[: sent.size])
-    np.testing.assert_array_equal(sent, expected)
-    np.testing.assert_array_equal(decoded[sent], delta[sent].astype(np.float16))
-    size = sum(map(len, segments))
-    assert size <= update_bytes
-    assert sent.size == layout.size or size > 0.95 * update_bytes - 8
-
-
 def test_segments_hold_falling_magnitudes(layout_of: LayoutOf, draw: Draw) -> None:
     layout = layout_of([5000])
     delta, _ = draw(5000, 2)

@@ -23,6 +23,7 @@ from codec.codec import Budget, Codec, FloatArray, Order, SumArray
 from codec.errors import CodecError, InvalidInput
 from codec.layout import Layout
 from codec.residual import residual_after
+from tools.bench.clients import Clients
 from tools.bench.methods import Method
 
 # What an aggregator believes by default.
@@ -42,22 +43,8 @@ class LocalUpdate:
     num_examples: int
 
 
-class Fleet(Protocol):
+class Fleet(Clients, Protocol):
     """Clients with their texts, and the model that they train."""
-
-    @property
-    def layout(self) -> Layout:
-        """The adapter's layout."""
-        ...
-
-    @property
-    def client_ids(self) -> tuple[str, ...]:
-        """All clients."""
-        ...
-
-    def start(self) -> FloatArray:
-        """Return float32 (layout.size,), the adapter of version 0."""
-        ...
 
     def train(self, client_id: str, adapter: FloatArray, *, seed: int) -> LocalUpdate:
         """Return what a client's local steps from an adapter give.

@@ -249,7 +249,7 @@ def _lane(subject: Subject, plan: TrainingPlan, kind: str) -> Callable[[Sequence
 def _fill_scores(run: Steps, subject: Subject, plan: TrainingPlan) -> None:
     """Give a mask scores to choose by: a step's cost does not depend on which they are."""
     ids = np.concatenate([np.asarray(row.ids) for row in subject.rows[: plan.batch_size]])
-    run._scores.refresh(ids, np.random.default_rng(0).exponential(size=len(ids)))  # noqa: SLF001  # what a refresh does
+    run.scores.refresh(ids, np.random.default_rng(0).exponential(size=len(ids)))
 
 
 @contextmanager

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
-from queue import Empty
-from typing import Any
 
 from codec.registry import codec_named
+from tools.bench import pool
 from tools.bench.experiment import Fleet, Plan, Point, RunFailed, play
 from tools.bench.fingerprint import fingerprint
-from tools.bench.machine import describe
+from tools.bench.machine import describe, versions
 from tools.bench.methods import Method
 from tools.bench.runs import RunsError, Settings, run_path, writing
 
 _PACKAGES = ("fedfstq", "numpy", "peft", "torch", "transformers")
-_POLL_S = 0.2
 
 OpenFleet = Callable[[Settings, int], Fleet]
 
@@ -66,11 +60,11 @@ def play_all(jobs: Sequence[Job], *, workers: int) -> Iterator[Played | Ended]:
     Raises:
         RunsError: A file cannot be written, or a worker process was killed.
     """
-    if workers > 1 and len(jobs) > 1:
-        yield from _play_elsewhere(jobs, workers=min(workers, len(jobs)))
-        return
-    for job in jobs:
-        yield from play_job(job, open_fleet=_miniature)
+    play = partial(play_job, open_fleet=_miniature)
+    try:
+        yield from pool.play_all(jobs, play, workers=workers)
+    except pool.WorkerKilled as error:
+        raise RunsError(str(error)) from error
 
 
 def play_job(job: Job, *, open_fleet: OpenFleet) -> Iterator[Played | Ended]:
@@ -83,7 +77,7 @@ def play_job(job: Job, *, open_fleet: OpenFleet) -> Iterator[Played | Ended]:
             settings=settings,
             codec=fingerprint(job.method, codec),
             machine=describe(),
-            versions=_versions(),
+            versions=versions(_PACKAGES),
         )
         fleet = open_fleet(settings, job.seed)
         plan = Plan(
@@ -114,75 +108,3 @@ def _miniature(settings: Settings, seed: int) -> Fleet:
     # Threads that wait for each other on cores that others use as well take ten times as long.
     torch.set_num_threads(1)
     return Miniature(settings, seed=seed)
-
-
-def _versions() -> Mapping[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
-    return found
-
-
-def _play_elsewhere(jobs: Sequence[Job], *, workers: int) -> Iterator[Played | Ended]:
-    # torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    events, stop = context.Queue(), context.Event()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(events, stop)
-    )
-    try:
-        waiting: set[Future[None]] = {pool.submit(_play_here, job) for job in jobs}
-        while waiting:
-            done, waiting = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            yield from _waiting(events)
-        yield from _waiting(events, timeout_s=_POLL_S)
-    except BrokenProcessPool as error:
-        raise RunsError(
-            "a worker process was killed, perhaps for memory; run again with fewer --workers"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-        events.close()
-        events.join_thread()
-
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    """What a worker process was started with."""
-
-    events: Any
-    stop: Any
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(events: Any, stop: Any) -> None:
-    global _worker  # noqa: PLW0603  # a pool's initializer has no other place for it
-    _worker = _Worker(events, stop)
-    # Ctrl-C reaches the whole group; the process that was asked ends the others after their round.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _play_here(job: Job) -> None:
-    assert _worker is not None
-    if _worker.stop.is_set():
-        return
-    for event in play_job(job, open_fleet=_miniature):
-        _worker.events.put(event)
-        if _worker.stop.is_set():
-            return
-
-
-def _waiting(events: Any, *, timeout_s: float = 0.0) -> Iterator[Played | Ended]:
-    while True:
-        try:
-            yield events.get(timeout=timeout_s) if timeout_s else events.get_nowait()
-        except Empty:
-            return

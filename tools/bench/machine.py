@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ def describe() -> str:
         datetime.now(timezone.utc).date().isoformat(),
         f"{os.cpu_count()}-core {platform.machine()} machine ({_found(_CPUINFO, _MODEL)})",
         f"Python {platform.python_version()}",
-        f"numpy {_version('numpy')}",
+        f"numpy {_version('numpy') or 'unknown'}",
     ]
     memory = _found(_MEMINFO, _TOTAL)
     if memory.isdigit():
@@ -29,6 +30,11 @@ def describe() -> str:
     if hasattr(os, "getloadavg"):
         parts.append(f"load average {os.getloadavg()[0]:.1f} at the end")
     return ", ".join(parts)
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the version of each package, "" where it is not there."""
+    return {package: _version(package) for package in packages}
 
 
 def _found(path: Path, pattern: re.Pattern[str]) -> str:
@@ -44,4 +50,4 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return ""

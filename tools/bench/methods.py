@@ -20,7 +20,7 @@ BASELINE: Final = "fp32"
 
 _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9+-]{0,39}")
 _BITS_MAX: Final = 64.0
-_STEP_MAX: Final = 100.0
+STEP_MAX: Final = 100.0
 
 
 class BadMethod(ValueError):
@@ -47,8 +47,8 @@ class Rate:
 
     def __str__(self) -> str:
         if self.first == self.last:
-            return _text(self.first)
-        return f"{_text(self.first)}:{_text(self.last)}"
+            return shortest(self.first)
+        return f"{shortest(self.first)}:{shortest(self.last)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ class Method:
     def __str__(self) -> str:
         parts = [self.codec if self.rate is None else f"{self.codec}@{self.rate}"]
         if self.feedback is not None:
-            parts.append("ef" if self.feedback == 1 else f"ef={_text(self.feedback)}")
+            parts.append("ef" if self.feedback == 1 else f"ef={shortest(self.feedback)}")
         if self.server_step != 1:
-            step = "auto" if self.server_step is None else _text(self.server_step)
+            step = "auto" if self.server_step is None else shortest(self.server_step)
             parts.append(f"step={step}")
         if self.momentum:
-            parts.append(f"momentum={_text(self.momentum)}")
+            parts.append(f"momentum={shortest(self.momentum)}")
         return ",".join(parts)
 
 
@@ -104,9 +104,9 @@ def parse_method(text: str) -> Method:
     try:
         return Method(
             codec=codec,
-            rate=_rate(rate) if at else None,
-            feedback=_number(known["ef"] or "1", most=1.0) if "ef" in known else None,
-            server_step=_step(known.get("step") or "1"),
+            rate=rate_of(rate) if at else None,
+            feedback=number_of(known["ef"] or "1", most=1.0) if "ef" in known else None,
+            server_step=step_of(known.get("step") or "1"),
             momentum=_momentum(known.get("momentum") or "0"),
         )
     except ValueError as error:
@@ -128,34 +128,51 @@ def check_method(method: Method, codec: Codec) -> None:
         raise BadMethod(f"{method}: {codec.name} leaves no residual; leave out ef")
 
 
-def _rate(text: str) -> Rate:
+def rate_of(text: str) -> Rate:
+    """Return the rate that a method's text gives: one number of bits, or the first and the last.
+
+    Raises:
+        ValueError: It is none.
+    """
     first, colon, last = text.partition(":")
-    bits = _number(first, most=_BITS_MAX)
-    return Rate(bits, _number(last, most=_BITS_MAX) if colon else bits)
+    bits = number_of(first, most=_BITS_MAX)
+    return Rate(bits, number_of(last, most=_BITS_MAX) if colon else bits)
 
 
-def _step(text: str) -> float | None:
-    return None if text == "auto" else _number(text, most=_STEP_MAX)
+def step_of(text: str) -> float | None:
+    """Return a method's server step, None for the one that follows the rate.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return None if text == "auto" else number_of(text, most=STEP_MAX)
 
 
 def _momentum(text: str) -> float:
     if float(text) == 0:
         return 0.0
-    momentum = _number(text, most=1.0)
+    momentum = number_of(text, most=1.0)
     if momentum == 1:
         raise ValueError("momentum is below 1")
     return momentum
 
 
-def _number(text: str, *, most: float) -> float:
+def number_of(text: str, *, most: float) -> float:
+    """Return a number above 0, finite and at most that.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         value = float(text)
     except ValueError:
         raise ValueError(f"{text!r:.40} is no number") from None
     if not 0 < value <= most or not math.isfinite(value):
-        raise ValueError(f"{text!r:.40} is not above 0 and at most {most:g}")
+        limit = "finite" if math.isinf(most) else f"at most {most:g}"
+        raise ValueError(f"{text!r:.40} is not above 0 and {limit}")
     return value
 
 
-def _text(value: float) -> str:
+def shortest(value: float) -> str:
+    """Return the text that stands for a number in a method's name."""
     return repr(float(value)).removesuffix(".0")

@@ -119,12 +119,11 @@ def train_reader(
     model.load_flat(start + trained.delta)
     ids = np.arange(model.base.get_input_embeddings().weight.shape[0])
     steps = made[0]
-    targets = steps._scores  # noqa: SLF001  # an agent forgets it with its training
     return Reader(
         workload=workload,
         name=name,
         model=model,
-        scores=targets.of(ids),
+        scores=steps.scores.of(ids),
         input_scores=steps.input_scores.of(ids),
         distance_scores=steps.distance_scores.of(np.arange(_DISTANCES)),
         steps=plan.local_steps,
@@ -150,7 +149,7 @@ class _ScoringSteps(Steps):
     def refresh_scores(self, batch: Batch) -> None:
         """Take in how sensitive the loss is at each target, and at each token that is given."""
         super().refresh_scores(batch)
-        found = self._embedding_scores
+        found = self.embedding_scores
         learnt = batch.targets != UNLEARNT
         # The token before the first target is the prompt's last; padding is after the last one.
         lengths = learnt.argmax(axis=1) + learnt.any(axis=1)

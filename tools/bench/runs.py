@@ -13,14 +13,14 @@ one whose codec did something else than it does now: "codec" is `tools.bench.fin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final
 
 from tools.bench.experiment import Point
+from tools.bench.json_lines import LineWriter, parsed
 from tools.bench.methods import Method, parse_method
 from transport.control import TrainingPlan
 
@@ -95,11 +95,11 @@ def read_run(path: Path, settings: Settings, *, codec: str) -> Run | None:
         raise RunsError(f"{path}: cannot be read: {error.strerror}") from error
     if not lines:
         return None
-    header = _parsed(lines[0])
+    header = parsed(lines[0])
     if header is None or header.get("kind") != "run" or header.get("format") != FORMAT:
         raise RunsError(f"{path}: no run of this version's; move it away, or name another --out")
     _check_settings(path, header.get("settings"), settings)
-    rounds = [_parsed(line) for line in lines[1:]]
+    rounds = [parsed(line) for line in lines[1:]]
     if len(rounds) <= settings.rounds or None in rounds or header.get("codec") != codec:
         return None
     try:
@@ -115,15 +115,12 @@ def read_run(path: Path, settings: Settings, *, codec: str) -> Run | None:
     return Run(method, seed, points, seconds)
 
 
-class RunWriter:
+class RunWriter(LineWriter):
     """Writes a run's lines as they come, so that a person can watch them."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
 
     def point(self, point: Point, *, seconds: float) -> None:
         """Append the line of one round."""
-        self._write({"kind": "round", **asdict(point), "seconds": round(seconds, 3)})
+        self.write({"kind": "round", **asdict(point), "seconds": round(seconds, 3)})
 
     def header(
         self,
@@ -136,7 +133,7 @@ class RunWriter:
         versions: Mapping[str, str],
     ) -> None:
         """Write the first line."""
-        self._write(
+        self.write(
             {
                 "kind": "run",
                 "format": FORMAT,
@@ -148,10 +145,6 @@ class RunWriter:
                 "versions": dict(versions),
             }
         )
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
 
 
 @contextmanager
@@ -180,12 +173,3 @@ def _check_settings(path: Path, found: object, settings: Settings) -> None:
     raise RunsError(
         f"{path}: was run with other settings ({', '.join(differing)}); name another --out"
     )
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """Return a line's object; None where it was broken off."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

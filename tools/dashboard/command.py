@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tools.exits import fail
 from tools.operate.options import ConfigOption, FleetOption, WatcherOption
 from transport.exit_codes import ExitCode
 
@@ -64,14 +65,14 @@ def dashboard(
             has_key=tls_key is not None,
         )
     except AuthError as error:
-        _fail(ExitCode.USAGE, str(error))
+        fail(ExitCode.USAGE, str(error))
     try:
         settings = login_of(config, fleet, login)
     except SettingsError as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     for name in ("starlette", "uvicorn"):
         if find_spec(name) is None:
-            _fail(ExitCode.CONFIG, f"this needs {name}: pip install 'fedfstq[dashboard]'")
+            fail(ExitCode.CONFIG, f"this needs {name}: pip install 'fedfstq[dashboard]'")
     from tools.dashboard.server import Tls
 
     tls = Tls(tls_cert, tls_key) if tls_cert and tls_key else None
@@ -103,7 +104,7 @@ def _serve(settings: OperatorConfig, address: Address, token: str | None, tls: T
                 tls=tls,
             )
     except (BadLinkConfig, CannotServe) as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     except KeyboardInterrupt:
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
 
@@ -135,17 +136,12 @@ def _token(file: Path | None) -> str | None:
             mode = os.fstat(opened.fileno()).st_mode
             return check_token(opened.read(4096), mode=mode)
     except AuthError as error:
-        _fail(ExitCode.CONFIG, f"--token {file}: {error}")
+        fail(ExitCode.CONFIG, f"--token {file}: {error}")
     except OSError as error:
-        _fail(ExitCode.CONFIG, f"--token {file}: {error.strerror}")
+        fail(ExitCode.CONFIG, f"--token {file}: {error.strerror}")
 
 
 def _write_token(file: Path) -> None:
     opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(opened, "w", encoding="ascii") as written:
         written.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
-
-
-def _fail(code: ExitCode, text: str) -> NoReturn:
-    print(f"fedfstq: {text}", file=sys.stderr)  # noqa: T201  # the command's last word
-    raise typer.Exit(int(code))

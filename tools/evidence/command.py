@@ -7,10 +7,11 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tools.exits import fail, write_text
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ def experiment(
     except ModuleNotFoundError as error:
         if error.name != "scipy":
             raise
-        _fail(ExitCode.CONFIG, "this command needs scipy: pip install 'fedfstq[evidence]'")
+        fail(ExitCode.CONFIG, "this command needs scipy: pip install 'fedfstq[evidence]'")
     if as_json and as_markdown:
-        _fail(ExitCode.USAGE, "--json and --markdown: print one of them")
+        fail(ExitCode.USAGE, "--json and --markdown: print one of them")
     try:
         found = read_folder(folder)
     except NoEvidence as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     sections = sections_of(found)
     if out is not None or not (as_json or as_markdown or write):
         for path in _write_files(out or folder, found, sections):
@@ -97,7 +98,7 @@ def _write_files(out: Path, found: Folder, sections: Sequence[Section]) -> list[
         out / FIGURES: json.dumps(_values(found, sections), indent=1, ensure_ascii=False) + "\n",
     }
     for path, content in contents.items():
-        _write(path, content)
+        write_text(path, content)
     return list(contents)
 
 
@@ -108,15 +109,15 @@ def _write_page(page: Path, sections: Sequence[Section], folder: Path) -> None:
     try:
         before = page.read_text(encoding="utf-8")
     except FileNotFoundError:
-        _write(page, new_page(sections, command=command))
+        write_text(page, new_page(sections, command=command))
         return
     except (OSError, UnicodeDecodeError) as error:
-        _fail(ExitCode.CONFIG, f"{page} cannot be read: {error}")
+        fail(ExitCode.CONFIG, f"{page} cannot be read: {error}")
     try:
         content, missing = written_into(before, sections, command=command)
     except NoMarkers as error:
-        _fail(ExitCode.CONFIG, f"{page}: {error}; name a page that is not there to get them all")
-    _write(page, content)
+        fail(ExitCode.CONFIG, f"{page}: {error}; name a page that is not there to get them all")
+    write_text(page, content)
     if missing:
         print(f"fedfstq: {page} has no place for: {', '.join(missing)}", file=sys.stderr)  # noqa: T201  # worth knowing
 
@@ -130,16 +131,3 @@ def _values(found: Folder, sections: Sequence[Section]) -> dict[str, Any]:
         "damaged": [{"file": name, "why": why} for name, why in found.damaged],
         "sections": [section_values(section) for section in sections],
     }
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8", newline="")
-    except OSError as error:
-        _fail(ExitCode.CONFIG, f"{path} cannot be written: {error.strerror}")
-
-
-def _fail(code: ExitCode, text: str) -> NoReturn:
-    print(f"fedfstq: {text}", file=sys.stderr)  # noqa: T201  # this is a command's last word
-    raise typer.Exit(int(code))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from codec.codec import FloatArray
-from codec.layout import Layout
+from tools.bench.clients import Clients
 from tools.experiment.local_options import LocalOptions
 
 
@@ -64,22 +64,8 @@ class Evaluation:
     accuracy: float
 
 
-class Fleet(Protocol):
+class Fleet(Clients, Protocol):
     """Clients with their texts, and the model that they train."""
-
-    @property
-    def layout(self) -> Layout:
-        """The adapter's layout."""
-        ...
-
-    @property
-    def client_ids(self) -> tuple[str, ...]:
-        """All clients, sorted."""
-        ...
-
-    def start(self) -> FloatArray:
-        """Return float32 (layout.size,), the adapter of version 0."""
-        ...
 
     def train(
         self,

@@ -137,7 +137,7 @@ class _LocalSteps(Steps):
         """Take on a method's options; `gradients` is told of every step's."""
         self._scorer = _SCORERS.get(options.mask)
         if options.mask is TokenMask.RANDOM:
-            self._scores = RandomScores(seed=[self._seed, _MASK_STREAM])
+            self.scores = RandomScores(seed=[self._seed, _MASK_STREAM])
         self._prox = options.prox
         self._start = _split(self._model, start) if options.prox else []
         self._correction = _split(self._model, control.server - control.client) if control else []
@@ -150,7 +150,7 @@ class _LocalSteps(Steps):
             return
         scores = self._scorer(self._model.base, batch)
         scored = (batch.targets != UNLEARNT) & np.isfinite(scores)
-        self._scores.refresh(batch.targets[scored], scores[scored])
+        self.scores.refresh(batch.targets[scored], scores[scored])
 
     @torch.no_grad()
     def corrected(self, norm: float) -> float:

@@ -28,7 +28,7 @@ from enum import Enum
 from typing import Any, Final, TypeVar
 
 from codec.codec import Codec
-from tools.bench.methods import BadMethod, Rate
+from tools.bench.methods import STEP_MAX, BadMethod, Rate, number_of, rate_of, shortest, step_of
 from tools.bench.methods import Method as CodecMethod
 from tools.bench.methods import check_method as check_codec
 from tools.experiment.local_options import Importance, LocalOptions, TokenMask
@@ -36,8 +36,6 @@ from tools.experiment.local_options import Importance, LocalOptions, TokenMask
 E = TypeVar("E", bound=Enum)
 
 _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9+-]{0,39}")
-_BITS_MAX: Final = 64.0
-_STEP_MAX: Final = 100.0
 _INTERVAL_MAX: Final = 1_000_000
 _TAU: Final = 1e-3
 _PLAIN: Final = LocalOptions()
@@ -115,12 +113,12 @@ def parse_method(text: str) -> Method:
         found = _options(options)
         method = Method(
             codec=codec,
-            rate=_rate(rate) if at else None,
-            feedback=_number(found["ef"] or "1", most=1.0) if "ef" in found else None,
+            rate=rate_of(rate) if at else None,
+            feedback=number_of(found["ef"] or "1", most=1.0) if "ef" in found else None,
             server=_choice(Server, found.get("server") or "average", "server"),
-            server_step=_step(found.get("step") or "1"),
+            server_step=step_of(found.get("step") or "1"),
             momentum=_share(found.get("momentum") or "0", "momentum"),
-            tau=_number(found.get("tau") or str(_TAU), most=_STEP_MAX),
+            tau=number_of(found.get("tau") or str(_TAU), most=STEP_MAX),
             local=_local(found),
         )
         _check_options(method, found)
@@ -158,13 +156,15 @@ def _options(options: list[str]) -> dict[str, str | None]:
 def _local(found: Mapping[str, str | None]) -> LocalOptions:
     given: dict[str, Any] = {}
     if "ratio" in found:
-        given["ratio"] = _number(found["ratio"] or "", most=1.0)
+        given["ratio"] = number_of(found["ratio"] or "", most=1.0)
     if "interval" in found:
         given["interval"] = _whole(found["interval"] or "")
     if "merge" in found:
         given["merge"] = _share(found["merge"] or "", "merge")
     if "prox" in found:
-        given["prox"] = 0.0 if found["prox"] == "0" else _number(found["prox"] or "", most=math.inf)
+        given["prox"] = (
+            0.0 if found["prox"] == "0" else number_of(found["prox"] or "", most=math.inf)
+        )
     if found.get("freeze", "A") != "A":
         raise ValueError(f"freeze={found['freeze']!s:.40}: only A can be frozen")
     return LocalOptions(
@@ -196,12 +196,12 @@ def _server_parts(method: Method) -> list[str]:
     if adaptive:
         parts.append(f"server={method.server.value}")
         if method.tau != _TAU:
-            parts.append(f"tau={_text(method.tau)}")
+            parts.append(f"tau={shortest(method.tau)}")
     if adaptive or method.server_step != 1:
-        step = "auto" if method.server_step is None else _text(method.server_step)
+        step = "auto" if method.server_step is None else shortest(method.server_step)
         parts.append(f"step={step}")
     if method.momentum:
-        parts.append(f"momentum={_text(method.momentum)}")
+        parts.append(f"momentum={shortest(method.momentum)}")
     return parts
 
 
@@ -210,15 +210,15 @@ def _local_parts(local: LocalOptions) -> list[str]:
     if local.mask is not _PLAIN.mask:
         parts.append(f"mask={local.mask.value}")
     if local.ratio != _PLAIN.ratio:
-        parts.append(f"ratio={_text(local.ratio)}")
+        parts.append(f"ratio={shortest(local.ratio)}")
     if local.interval != _PLAIN.interval:
         parts.append(f"interval={local.interval}")
     if local.merge:
-        parts.append(f"merge={_text(local.merge)}")
+        parts.append(f"merge={shortest(local.merge)}")
     if local.importance is not _PLAIN.importance:
         parts.append(f"importance={local.importance.value}")
     if local.prox:
-        parts.append(f"prox={_text(local.prox)}")
+        parts.append(f"prox={shortest(local.prox)}")
     if local.scaffold:
         parts.append("scaffold")
     if local.freeze_a:
@@ -232,16 +232,6 @@ def _choice(kind: type[E], text: str, key: str) -> E:
     except ValueError:
         known = ", ".join(str(each.value) for each in kind)
         raise ValueError(f"{key}={text:.40} is none of {known}") from None
-
-
-def _rate(text: str) -> Rate:
-    first, colon, last = text.partition(":")
-    bits = _number(first, most=_BITS_MAX)
-    return Rate(bits, _number(last, most=_BITS_MAX) if colon else bits)
-
-
-def _step(text: str) -> float | None:
-    return None if text == "auto" else _number(text, most=_STEP_MAX)
 
 
 def _share(text: str, key: str) -> float:
@@ -259,18 +249,3 @@ def _whole(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= _INTERVAL_MAX:
         raise ValueError(f"{text!r:.40} is not a whole number from 1 to {_INTERVAL_MAX}")
     return int(text)
-
-
-def _number(text: str, *, most: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r:.40} is no number") from None
-    if not 0 < value <= most or not math.isfinite(value):
-        limit = "finite" if math.isinf(most) else f"at most {most:g}"
-        raise ValueError(f"{text!r:.40} is not above 0 and {limit}")
-    return value
-
-
-def _text(value: float) -> str:
-    return repr(float(value)).removesuffix(".0")

@@ -105,6 +105,11 @@ class ModelFleet:
         self._merged: dict[float, MergedLoss] = {}
 
     @property
+    def model(self) -> AdaptedModel:
+        """The model that clients take turns on, with the adapter of whoever was last in it."""
+        return self._model
+
+    @property
     def layout(self) -> Layout:
         """The adapter's layout."""
         return self._model.layout
@@ -179,7 +184,7 @@ def open_fleet(settings: FleetSettings, *, seed: int) -> ModelFleet:
         TooFewItems: There are not enough items for so many clients.
     """
     plan = settings.plan
-    workload, rows = _read(settings.model, settings.workload, settings.data, plan.max_tokens)
+    workload, rows = read_rows(settings.model, settings.workload, settings.data, plan.max_tokens)
 
     def rows_of(items: Sequence[Item]) -> tuple[Row, ...]:
         return tuple(rows[item] for item in items if item in rows)
@@ -199,11 +204,18 @@ def open_fleet(settings: FleetSettings, *, seed: int) -> ModelFleet:
 
 
 @lru_cache(maxsize=4)
-def _read(
+def read_rows(
     model: str, workload: str, data: Path | None, max_tokens: int
 ) -> tuple[Workload, dict[Item, Row]]:
-    """Return a workload, and the cut row of each of its items that has anything to learn."""
-    tokenizer = _tokenizer(model)
+    """Return a workload, and the cut row of each of its items that has anything to learn.
+
+    Both are read once per process.
+
+    Raises:
+        BaseError: There is no such base model.
+        DataError: There is no such workload, or its files are missing.
+    """
+    tokenizer = tokenizer_of(model)
     opened = open_workload(workload, data, tokenizer, max_tokens=max_tokens)
     rows = tokenize([item.example for item in opened.items], tokenizer)
     if len(rows) == len(opened.items):
@@ -234,7 +246,12 @@ def _loaded(model: str, dtype: str, device: str, onednn: bool, config: str) -> A
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(model: str) -> Any:
+def tokenizer_of(model: str) -> Any:
+    """Return a base model's tokenizer, loaded once per process.
+
+    Raises:
+        BaseError: There is no such base model.
+    """
     from transformers import AutoTokenizer  # noqa: PLC0415  # slow
 
     # The trial's processes are as many as the cores already.

@@ -58,18 +58,16 @@ def open_trial(trial: Trial, data: Path) -> Opened:
 
 def _quality(settings: FleetSettings, adapter: FloatArray, *, seed: int) -> Mapping[str, Any]:
     """Return the scores of what the model answers with an adapter; {} where nothing is asked."""
-    from tools.experiment import model_fleet
+    from tools.experiment.model_fleet import open_fleet, read_rows, tokenizer_of
     from tools.experiment.quality.quality import evaluate_quality
 
-    # What a process has read and loaded for the trial already.
-    workload, _ = model_fleet._read(  # noqa: SLF001  # the fleet itself knows rows, not texts
+    # The process has read and loaded all of this for the trial already.
+    workload, _ = read_rows(
         settings.model, settings.workload, settings.data, settings.plan.max_tokens
     )
     questions = workload.question_sample(_QUESTIONS)
     if not questions:
         return {}
-    fleet = model_fleet.open_fleet(settings, seed=seed)
-    model = fleet._model  # noqa: SLF001  # as above
+    model = open_fleet(settings, seed=seed).model
     model.load_flat(adapter)
-    tokenizer = model_fleet._tokenizer(settings.model)  # noqa: SLF001  # as above
-    return evaluate_quality(model.base, tokenizer, questions).record()
+    return evaluate_quality(model.base, tokenizer_of(settings.model), questions).record()

@@ -18,17 +18,17 @@ than it does now. How a trial failed is its result.
 from __future__ import annotations
 
 import fcntl
-import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
+from tools.bench.json_lines import LineWriter, parsed
+from tools.bench.machine import versions
 from tools.experiment.rounds import Point
 from tools.experiment.spec import ExperimentError, Trial
 
@@ -91,28 +91,25 @@ def state_of(path: Path, trial: Trial, origin: Origin) -> State:
         return State.ABSENT
     except OSError as error:
         raise ExperimentError(f"{path}: cannot be read: {error.strerror}") from error
-    header = _parsed(lines[0]) if lines else None
+    header = parsed(lines[0]) if lines else None
     if header is None:
         return State.ABSENT
     if header.get("kind") != "trial" or header.get("format") != FORMAT:
         raise ExperimentError(f"{path}: no trial of this version; move it, or name another --out")
     _check_settings(path, header.get("trial"), described(trial, base_digest=origin.base_digest))
-    end = _parsed(lines[-1])
+    end = parsed(lines[-1])
     if end is None or end.get("kind") != "end" or header.get("fingerprint") != origin.fingerprint:
         return State.ABSENT
     return State.DONE if end.get("ok") is True else State.FAILED
 
 
-class TrialWriter:
+class TrialWriter(LineWriter):
     """Writes a trial's lines as they come, so that a person can watch them."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
 
     def header(self, trial: Trial, origin: Origin, *, machine: str) -> None:
         """Write the first line."""
         now = datetime.now(timezone.utc)
-        self._write(
+        self.write(
             {
                 "kind": "trial",
                 "format": FORMAT,
@@ -121,7 +118,7 @@ class TrialWriter:
                 "fingerprint": origin.fingerprint,
                 "command": origin.command,
                 "machine": machine,
-                "versions": _versions(),
+                "versions": versions(_PACKAGES),
                 "git": origin.git,
                 "started": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
@@ -148,20 +145,16 @@ class TrialWriter:
                 }
                 for each in point.clients
             ]
-        self._write({**line, "seconds": round(seconds, 3)})
+        self.write({**line, "seconds": round(seconds, 3)})
 
     def quality(self, scores: Mapping[str, Any]) -> None:
         """Write how good the last adapter's answers are."""
-        self._write({"kind": "quality", **scores})
+        self.write({"kind": "quality", **scores})
 
     def end(self, *, failure: str = "") -> None:
         """Write the last line."""
         end = {"kind": "end", "ok": not failure}
-        self._write({**end, "why": failure} if failure else end)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self.write({**end, "why": failure} if failure else end)
 
 
 @contextmanager
@@ -206,22 +199,3 @@ def _check_settings(path: Path, found: object, wanted: dict[str, Any]) -> None:
     raise ExperimentError(
         f"{path}: was run with other settings ({', '.join(differing)}); name another --out"
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
-    return found
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """Return a line's object; None where it was broken off."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

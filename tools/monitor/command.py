@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tools.exits import fail
 from tools.operate.options import ConfigOption, FleetOption, WatcherOption
 from transport.exit_codes import ExitCode
 
@@ -54,11 +55,11 @@ def watch(
             with Observer(settings, purpose="watch") as observer:
                 _show(observer)
     except (SettingsError, BadLinkConfig) as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     except BrokerUnreachable as error:
-        _fail(ExitCode.UNREACHABLE, str(error))
+        fail(ExitCode.UNREACHABLE, str(error))
     except LinkError as error:
-        _fail(ExitCode.REFUSED, str(error))
+        fail(ExitCode.REFUSED, str(error))
     except BrokenPipeError:
         # Whoever read has seen enough; nothing may be flushed into the pipe at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,7 +106,7 @@ def _show(observer: Observer) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        _fail(ExitCode.USAGE, "this is no terminal: use --once, or --json")
+        fail(ExitCode.USAGE, "this is no terminal: use --once, or --json")
     with keys_at_once(), Live(console=console, screen=True, auto_refresh=False) as live:
         while observer.refusal is None:
             width, height = console.size
@@ -117,8 +118,3 @@ def _show(observer: Observer) -> None:
 
 def _print(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)  # noqa: T201  # what was asked for
-
-
-def _fail(code: ExitCode, text: str) -> NoReturn:
-    print(f"fedfstq: {text}", file=sys.stderr)  # noqa: T201  # the command's last word
-    raise typer.Exit(int(code))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tools.exits import fail
 from tools.operate.options import ConfigOption, FleetOption
 from transport.exit_codes import ExitCode
 
@@ -79,13 +79,13 @@ def command(
             tell=(lambda _: None) if as_json else _print,
         )
     except BadLinkConfig as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     except BrokerUnreachable as error:
-        _fail(ExitCode.UNREACHABLE, str(error))
+        fail(ExitCode.UNREACHABLE, str(error))
     except LinkError as error:
-        _fail(ExitCode.REFUSED, str(error))
+        fail(ExitCode.REFUSED, str(error))
     except KeyboardInterrupt:
-        _fail(ExitCode.INTERRUPTED, "stopped; what was asked for stays asked for")
+        fail(ExitCode.INTERRUPTED, "stopped; what was asked for stays asked for")
     if as_json:
         print(json.dumps(document(results), indent=2))  # noqa: T201  # what was asked for
     elif not results:
@@ -102,16 +102,16 @@ def _targets(words: list[str], *, everybody: bool, reason: str) -> tuple[list[st
     *devices, last = words
     known = {action.value: action for action in OperatorAction}
     if last not in known:
-        _fail(ExitCode.USAGE, f"{last!r} is no action: end with one of {', '.join(known)}")
+        fail(ExitCode.USAGE, f"{last!r} is no action: end with one of {', '.join(known)}")
     if bool(devices) is everybody:
-        _fail(ExitCode.USAGE, "name devices before the action, or all of them by --all")
+        fail(ExitCode.USAGE, "name devices before the action, or all of them by --all")
     try:
         for device in devices:
             identifier(device)
     except InvalidIdentifier as error:
-        _fail(ExitCode.USAGE, str(error))
+        fail(ExitCode.USAGE, str(error))
     if len(reason) > 200:  # noqa: PLR2004  # what an OperatorCommand holds
-        _fail(ExitCode.USAGE, "a reason has at most 200 characters")
+        fail(ExitCode.USAGE, "a reason has at most 200 characters")
     return list(dict.fromkeys(devices)), known[last]
 
 
@@ -120,21 +120,16 @@ def _settings(config: Path | None, fleet: Path | None, login: str) -> OperatorCo
     from tools.settings import SettingsError
 
     if config and fleet:
-        _fail(ExitCode.USAGE, "give --config or --fleet, not both")
+        fail(ExitCode.USAGE, "give --config or --fleet, not both")
     try:
         if config:
             return from_file(config)
         return from_fleet(fleet or fleet_here(), login=login)
     except SettingsError as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
 
 
 def _print(result: Result) -> None:
     mark = "ok  " if result.answered else "FAIL"
     rtt = "" if result.rtt_ms is None else f" (round trip {result.rtt_ms:g} ms)"
     print(f"{mark} {result.client_id}: {result.text}{rtt}", flush=True)  # noqa: T201  # what was asked for
-
-
-def _fail(code: ExitCode, text: str) -> NoReturn:
-    print(f"fedfstq: {text}", file=sys.stderr)  # noqa: T201  # the command's last word
-    raise typer.Exit(int(code))

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tools.exits import fail, write_text
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def report(
     try:
         document = document_of(read_run(run))
     except NoRun as error:
-        _fail(ExitCode.CONFIG, str(error))
+        fail(ExitCode.CONFIG, str(error))
     if out is None and not (as_json or csv):
         out = Path("report.html")
     files: dict[Path, str] = {}
@@ -48,7 +48,7 @@ def report(
     if csv is not None:
         files.update(_csv_files(document, csv))
     for path, content in files.items():
-        _write(path, content)
+        write_text(path, content)
     if as_json:
         print(json.dumps(document, indent=2))  # noqa: T201  # what was asked for
         return
@@ -79,16 +79,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(rows[0]) if rows else []
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8", newline="")
-    except OSError as error:
-        _fail(ExitCode.CONFIG, f"{path} cannot be written: {error.strerror}")
-
-
-def _fail(code: ExitCode, text: str) -> NoReturn:
-    print(f"fedfstq: {text}", file=sys.stderr)  # noqa: T201  # this is a command's last word
-    raise typer.Exit(int(code))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,34 +14,13 @@ from tools.bench.inference import (
     quality,
     reductions,
 )
-from tools.bench.reader import NOTHING, Reader, Reduction, train_reader
-from tools.bench.reading import Opened, Setting, open_setting, with_steps
+from tools.bench.reader import NOTHING, Reader, Reduction
+from tools.bench.reading import Opened
 from tools.bench.token_reduction import Positions, Selection
-from tools.demo.options import BASE_FOLDER, PLAN
 
 pytestmark = pytest.mark.torch
 
-SMALL = with_steps(replace(PLAN, batch_size=2, max_tokens=48), 2)
 ALL = tuple(Selection)
-
-
-@pytest.fixture(scope="module")
-def opened() -> Opened:
-    torch.set_num_threads(1)
-    return open_setting(Setting(str(BASE_FOLDER), "stdlib", None, 3, SMALL))
-
-
-@pytest.fixture(scope="module")
-def reader(opened: Opened) -> Reader:
-    return train_reader(
-        "stdlib",
-        "demo",
-        opened.model,
-        opened.rows,
-        start=opened.start,
-        plan=SMALL,
-        on_progress=lambda _text, _share: None,
-    )
 
 
 @pytest.mark.parametrize("selection", [each for each in ALL if each is not Selection.NONE])

@@ -24,5 +24,8 @@ def test_another_system_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> N
     assert "(unknown)" in machine.describe()
 
 
-def test_a_package_that_is_not_there_is_unknown() -> None:
-    assert machine._version("no-such-package") == "unknown"
+def test_a_package_that_is_not_there_has_no_version() -> None:
+    assert machine.versions(["numpy", "no-such-package"]) == {
+        "numpy": np.__version__,
+        "no-such-package": "",
+    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,34 +14,11 @@ from tools.bench.reader import (
     choose,
     distances,
     first_layer_attention,
-    train_reader,
 )
-from tools.bench.reading import Opened, Setting, open_setting, with_steps
+from tools.bench.reading import Opened
 from tools.bench.token_reduction import Positions, Selection
-from tools.demo.options import BASE_FOLDER, PLAN
 
 pytestmark = pytest.mark.torch
-
-SMALL = with_steps(replace(PLAN, batch_size=2, max_tokens=48), 2)
-
-
-@pytest.fixture(scope="module")
-def opened() -> Opened:
-    torch.set_num_threads(1)
-    return open_setting(Setting(str(BASE_FOLDER), "stdlib", None, 3, SMALL))
-
-
-@pytest.fixture(scope="module")
-def reader(opened: Opened) -> Reader:
-    return train_reader(
-        "stdlib",
-        "demo",
-        opened.model,
-        opened.rows,
-        start=opened.start,
-        plan=SMALL,
-        on_progress=lambda _text, _share: None,
-    )
 
 
 def test_a_row_is_a_prompt_and_its_answer() -> None:
