@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 simulate = typer.Typer(
     name="simulate",
-    help="Simulate the protocol on a virtual clock, with faults, and check that nothing is lost.",
+    help="Play the protocol with faults on a virtual clock, and compare methods in whole runs.",
     no_args_is_help=True,
 )
 
@@ -34,7 +34,7 @@ _NO_KINDS = "none"
 
 @simulate.callback()
 def _simulate() -> None:
-    """Simulate the protocol on a virtual clock."""
+    """Simulate the protocol, or whole runs."""
 
 
 @simulate.command()
