@@ -40,6 +40,9 @@ class SlowLink:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ends: set[socket.socket] = set()
+        # Guards the ends, and whether there may be more of them.
+        self._changed = threading.Lock()
+        self._is_over = False
         self._thread = threading.Thread(target=self._serve, name="slow-link", daemon=True)
 
     def __enter__(self) -> Self:
@@ -49,8 +52,10 @@ class SlowLink:
 
     def __exit__(self, *_: object) -> None:
         """Serve nobody any more."""
-        for end in (self._listener, *self._ends):
-            _shut(end)
+        with self._changed:
+            self._is_over = True
+            for end in (self._listener, *self._ends):
+                _shut(end)
         self._thread.join()
         self._listener.close()
 
@@ -71,12 +76,17 @@ class SlowLink:
         broker.settimeout(None)
         device.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WAITING_BYTES)
         ends = {device, broker}
-        self._ends |= ends
+        with self._changed:
+            self._ends |= ends
+            if self._is_over:
+                _shut(device)
+                _shut(broker)
         down = threading.Thread(target=self._carry_down, args=(broker, device), daemon=True)
         down.start()
         self._carry_up(device, broker)
         down.join()
-        self._ends -= ends
+        with self._changed:
+            self._ends -= ends
         for end in ends:
             end.close()
 

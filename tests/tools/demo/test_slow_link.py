@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -65,6 +66,28 @@ def test_a_link_that_ends_lets_go_of_everybody(broker: socket.socket) -> None:
         assert end.recv(1) == b""
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", link.port), timeout=1.0)
+
+
+def test_a_link_that_ends_lets_go_of_who_was_about_to_come(
+    broker: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker has accepted by then, and the link has not taken note of it."""
+    reached, goes_on = threading.Event(), threading.Event()
+    create = socket.create_connection
+
+    def slowly(address: tuple[str, int], **options: float) -> socket.socket:
+        found = create(address, **options)
+        reached.set()
+        goes_on.wait(10.0)
+        return found
+
+    with SlowLink(*broker.getsockname(), kbit_s=KBIT_S) as link:
+        device = create(("127.0.0.1", link.port), timeout=10.0)
+        monkeypatch.setattr(socket, "create_connection", slowly)
+        assert reached.wait(10.0)
+    goes_on.set()
+    with device:
+        assert device.recv(1) == b""
 
 
 def test_without_a_broker_a_device_is_let_go() -> None:
