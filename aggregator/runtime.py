@@ -8,7 +8,6 @@ that, the broker delivers it again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import importlib.metadata
 import logging
@@ -20,13 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from aggregator import broker_log
-from aggregator.adapter_folder import Adapter, BadAdapter, Delta
-from aggregator.announcements import AdapterFacts, RunFacts
-from aggregator.closing import Aggregated
+from aggregator.adapter_folder import BadAdapter
+from aggregator.announcements import RunFacts
+from aggregator.averaging import Averaging
 from aggregator.config import AggregatorConfig
 from aggregator.coordinator import Coordinator, State
-from aggregator.downlink import next_version
-from aggregator.fedavg import ClientUpdate, federated_average
 from aggregator.fencing import (
     Answer,
     Claim,
@@ -46,7 +43,6 @@ from aggregator.outputs import (
     Commit,
     Finish,
     Freeze,
-    FrozenUpdate,
     JournalCloned,
     JournalEvaluation,
     JournalLate,
@@ -60,12 +56,8 @@ from aggregator.outputs import (
     SendAdapter,
 )
 from aggregator.published import Published
-from aggregator.server_optimizer import step
 from aggregator.state_folder import StateFolder, open_state_folder
 from aggregator.store import ForeignJournal, JournalEntry, StoreUnavailable
-from aggregator.tensors import tensor_figures
-from codec.codec import SumArray
-from codec.registry import codec_named
 from transport import control
 from transport.control import ServiceState, ServiceStatus
 from transport.crash_points import reach
@@ -152,10 +144,9 @@ class Service:
         self._stopping = threading.Event()
         self._session = secrets.token_hex(8)
         self._version = _software_version()
-        self._adapter: Adapter = state.adapter
         self._published = Published(config, state)
+        self._averaging = Averaging(config, state, self._published, works=self._works)
         self._broker_log = broker_log.BrokerLog()
-        self._candidate: tuple[Adapter, AdapterFacts, Delta | None] | None = None
         self._coordinator = self._make_coordinator()
         self._has_begun = False
         self.monitoring = Monitoring(config.metrics)
@@ -416,7 +407,8 @@ class Service:
                 self._state.store.freeze(output)
                 reach("aggregator-frozen")
             case Aggregate():
-                return self._aggregate(output)
+                result = self._averaging.aggregate(output)
+                return self._coordinator.aggregated(result, now=time.monotonic())
             case Reopen():
                 self._state.store.reopen(output)
             case Commit():
@@ -449,73 +441,14 @@ class Service:
                 raise FencedOff(text, Publication(topic, payload))
         return []
 
-    def _aggregate(self, aggregate: Aggregate) -> list[Output]:
-        """Make the next adapter from the frozen set; the same set gives the same bytes."""
-        started = time.monotonic()
-        updates = map(self._client_update, aggregate.updates)
-        average = federated_average(
-            updates,
-            codec=codec_named(self._config.codec),
-            layout=self._adapter.layout,
-            max_delta_abs=self._config.max_delta_abs,
-            norm_bound=aggregate.norm_bound,
-            norm_policy=self._config.norm_policy,
-        )
-        version = aggregate.base_version + 1
-        adapter, delta = self._step(average.mean, version)
-        facts = self._published.candidate(adapter, version, delta)
-        self._candidate = (adapter, facts, delta)
-        now = time.monotonic()
-        logger.info(
-            "aggregated version=%d updates=%d in %.3f s",
-            version,
-            len(average.included),
-            now - started,
-        )
-        figures = tensor_figures(
-            average.mean,
-            average.moved,
-            layout=self._adapter.layout,
-            server_step=self._config.server_step,
-            bits=average.bits,
-            payload_bytes=average.payload_bytes,
-        )
-        result = Aggregated(
-            facts, average.included, average.refused, average.norms, average.clipped, figures
-        )
-        return self._coordinator.aggregated(result, now=now)
-
-    def _client_update(self, update: FrozenUpdate) -> ClientUpdate:
-        # Averaging a large fleet takes minutes; each update that goes into it is progress.
+    def _works(self) -> None:
+        """Let it be seen that a long computation makes progress."""
         now = time.monotonic()
         self._heartbeat.beat(now)
         self.monitoring.works(now)
-        return ClientUpdate(
-            uid=update.uid,
-            weight=update.weight,
-            segment_count=update.segment_count,
-            segments=self._state.store.segments(update.uid, update.accepted),
-        )
-
-    def _step(self, mean: SumArray, version: int) -> tuple[Adapter, Delta | None]:
-        """Return the next adapter version, and how it comes from this one where that is asked."""
-        config, published = self._config, self._adapter
-        if config.downlink_codec is None:
-            flat = step(published.flat, mean, server_step=config.server_step)
-            return dataclasses.replace(published, flat=flat), None
-        before = self._state.delta(version - 1)
-        exact = published.flat if before is None else before.master
-        master = step(exact, mean, server_step=config.server_step)
-        flat, delta = next_version(published, master, config=config, version=version)
-        return dataclasses.replace(published, flat=flat), delta
 
     def _commit(self, commit: Commit) -> None:
-        assert self._candidate is not None
-        adapter, facts, delta = self._candidate
-        assert facts.version == commit.version
-        self._state.commit(commit, adapter, delta)
-        self._adapter, self._candidate = adapter, None
-        self._published.committed(facts)
+        facts = self._averaging.commit(commit)
         self._fence.made(facts.version, facts.sha256)
         reach("aggregator-announcing")
 

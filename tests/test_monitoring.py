@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import queue
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -23,16 +21,15 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
-from typing_extensions import Self
 
 from aggregator.metrics_config import MetricsConfig
 from aggregator.metrics_families import BY_NAME
 from tools.soak.fleet import AGGREGATOR, FEDERATION, Fleet, FleetSpec
+from tools.soak.listener import Listener
 from tools.soak.synthetic_trainer import Behaviour
 from transport import control
-from transport.broker import BrokerConfig
 from transport.errors import MessageError
-from transport.link import Delivery, Link, Publication
+from transport.link import Delivery
 from transport.topics import Address, Alert, Command, DeviceTopic, Response, Topics
 
 # pytest brings the second one to older Pythons.
@@ -86,47 +83,20 @@ AGENT = (
 )
 
 
-class Observer:
+class Observer(Listener):
     """Hears everything of a federation, and keeps it."""
 
     def __init__(self, port: int, name: str = "observer") -> None:
+        super().__init__(port, client_id=name)
         self.heard: list[tuple[str, bytes, bool]] = []
-        self._link = Link(
-            BrokerConfig(host="127.0.0.1", port=port),
-            client_id=name,
-            subscriptions=[f"{TOPICS.monitoring}/#", f"{TOPICS.bulk}/#"],
-        )
-        self._thread = threading.Thread(target=self._run)
-        self._stopping = threading.Event()
 
-    def __enter__(self) -> Self:
-        self._link.open()
-        self._link.wait_connected(20)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(10)
-        self._link.close()
-
-    def say(self, topic: str, payload: bytes) -> None:
-        self._link.publish(Publication(topic, payload))
+    def hear(self, delivery: Delivery) -> None:
+        self.heard.append((delivery.topic, delivery.payload, delivery.retain))
 
     def last(self, address: Address) -> dict[str, Any]:
         topic = TOPICS.topic(address)
         said = [payload for name, payload, _ in self.heard if name == topic and payload]
         return dict(json.loads(said[-1])) if said else {}
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                event = self._link.events.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if isinstance(event, Delivery):
-                self.heard.append((event.topic, event.payload, event.retain))
-                self._link.acknowledge(event)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import queue
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from typing_extensions import Self
 
 from tools.init import certificates
 from tools.soak import evidence
 from tools.soak.fleet import AGGREGATOR, FEDERATION, Fleet, FleetSpec
+from tools.soak.listener import Listener
 from tools.soak.scenes import SPEC
 from transport import control, frame
 from transport.broker import BrokerConfig
@@ -35,7 +33,7 @@ from transport.control import (
 )
 from transport.envelope import Sealed, join_frame, split_frame
 from transport.errors import BadSignature
-from transport.link import Delivery, Link, Publication
+from transport.link import Delivery
 from transport.messages import AdapterManifest, Manifest, Receipt, ReceiptState, Segment
 from transport.signing import Seals, SigningConfig, load_seals
 from transport.topics import (
@@ -57,49 +55,27 @@ TOPICS = Topics(FEDERATION)
 OTHER_UID = "f" * 32
 
 
-class Forger:
+class Forger(Listener):
     """A client with a broker's powers, and a `coord` of an authority that nobody here trusts."""
 
     def __init__(self, port: int, seals: Seals) -> None:
+        super().__init__(port, client_id="broken-broker")
         self.told: Counter[str] = Counter()
         self.reasons: set[str] = set()
         self._seals = seals
         self._own: set[tuple[str, bytes]] = set()
         self._seen: set[str] = set()
         self._uids: dict[str, str] = {}
-        filters = [f"{TOPICS.monitoring}/#", f"{TOPICS.bulk}/#"]
-        broker = BrokerConfig(host="127.0.0.1", port=port)
-        self._link = Link(broker, client_id="broken-broker", subscriptions=filters)
-        self._thread = threading.Thread(target=self._run)
-        self._stopping = threading.Event()
 
-    def __enter__(self) -> Self:
-        self._link.open()
-        self._link.wait_connected(10)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join(10)
-        self._link.close()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                event = self._link.events.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if isinstance(event, Delivery):
-                if event.payload and (event.topic, event.payload) not in self._own:
-                    self._hear(TOPICS.parse(event.topic), event)
-                self._link.acknowledge(event)
+    def hear(self, delivery: Delivery) -> None:
+        if delivery.payload and (delivery.topic, delivery.payload) not in self._own:
+            self._hear(TOPICS.parse(delivery.topic), delivery)
 
     def _say(self, kind: str, address: Address, payload: bytes, *, retain: bool = False) -> None:
         topic = TOPICS.topic(address)
         self.told[kind] += 1
         self._own.add((topic, payload))
-        self._link.publish(Publication(topic, payload, retain=retain))
+        self.say(topic, payload, retain=retain)
 
     def _hear(self, address: Address, event: Delivery) -> None:
         if isinstance(address, DeviceTopic) and address.leaf == "status":
