@@ -59,7 +59,7 @@ def matched_figures(contest: Contest, *, keys: Sequence[str]) -> list[Figure]:
 def series_of(tried: Tried, style: str) -> Series:
     """Return a configuration's curve over its trials that did not fail."""
     curves = [
-        {record.round: (record.bytes_up, loss) for record, loss in each.trial.evaluated}
+        {record.round: (record.wire_up, loss) for record, loss in each.trial.evaluated}
         for each in tried.outcomes.values()
     ]
     rounds = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []

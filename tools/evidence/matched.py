@@ -35,7 +35,7 @@ _COLUMNS: Final = (
     Column("t_p", "p, t test", p_text, "Paired, Holm-corrected"),
     Column("wilcoxon_p", "p, Wilcoxon", p_text, "Signed ranks, Holm-corrected"),
     Column("reached", "Reached"),
-    Column("bytes_up", "MB to target", megabytes),
+    Column("wire_up", "MB to target", megabytes),
     Column("over_first", "× the first row's", times),  # noqa: RUF001  # the sign that is meant
     Column("final_accuracy", "Last accuracy", percent, optional=True),
     Column("command", "Run again with", is_text=True, optional=True),
@@ -87,7 +87,7 @@ def worse_than(first: Tried, other: Tried, count: float) -> list[float]:
 
 def common_bytes(group: Sequence[Tried]) -> float:
     """Return the bytes that every trial of a group has sent."""
-    return min(each.all_bytes_up for tried in group for each in tried.outcomes.values())
+    return min(each.all_wire_up for tried in group for each in tried.outcomes.values())
 
 
 def _finding(group: Sequence[Tried], *, where: str) -> str:

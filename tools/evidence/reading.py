@@ -34,14 +34,14 @@ class ClientRecord:
 
     Attributes:
         client_id: Its name.
-        bytes_up: Of its update's segments.
+        wire_up: Of its update, whole messages with their topics.
         train_s: Of local training, measured.
         encode_s: Of encoding, measured.
         arrived: Whether its update came.
     """
 
     client_id: str
-    bytes_up: int
+    wire_up: int
     train_s: float
     encode_s: float
     arrived: bool
@@ -286,7 +286,7 @@ def _round(line: dict[str, Any]) -> RoundRecord:
         clients=tuple(
             ClientRecord(
                 client_id=str(each["id"]),
-                bytes_up=int(each["bytes"]),
+                wire_up=int(each.get("wire", each["bytes"])),
                 train_s=float(each["train_s"]),
                 encode_s=float(each.get("encode_s", 0.0)),
                 arrived=bool(each.get("arrived", True)),

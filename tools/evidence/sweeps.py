@@ -66,7 +66,7 @@ def _sweep_sheet(experiment: str, group: Sequence[Contest], keys: Sequence[str])
         Column("configuration", "Configuration", is_text=True),
         Column("target", "Target loss", loss),
         Column("reached", "Reached"),
-        Column("bytes_up", "MB to target", megabytes),
+        Column("wire_up", "MB to target", megabytes),
         Column("deviation", "± sd", megabytes),
         Column("saving", "Less than baseline", times),
         Column("saving_span", "95 % interval", str),

@@ -47,10 +47,12 @@ from tools.evidence.verdicts import Verdict, sentences, verdicts_sheet
 _TARGET: Final = (
     "The target is set by the baseline alone, for each setting and seed: the lowest held-out loss"
     " (running minimum, nothing else smoothed) that it has reached after the share of its rounds"
-    " that each table names. Bytes are those of the real encoded messages, all clients and rounds,"
-    " read on the straight line between evaluated rounds. A run that never reaches the target has"
-    " no bytes to it; where a ratio is over such runs, their bytes of all rounds stand in, and it"
-    " is marked ≥. A run that failed is counted among those that did not reach it."
+    " that each table names. Bytes are those of the real messages of all clients and rounds, whole"
+    " as they are published (compressed, with frame, manifest and topic; *segments* are the codec's"
+    " part before compression), read on the straight line between evaluated rounds. A run that"
+    " never reaches the target has no bytes to it; where a ratio is over such runs, their bytes of"
+    " all rounds stand in, and it is marked ≥. A run that failed is counted among those that did"
+    " not reach it."
 )
 _BEST: Final = (
     "A method is shown at its best configuration in each setting: most seeds at the target, then"

@@ -39,21 +39,26 @@ class Outcome:
     place: float | None
 
     @property
-    def bytes_up(self) -> float | None:
-        """Segment bytes sent by all clients until the target; None where it was not reached."""
-        return None if self.place is None else bytes_at(self.trial, self.place)
-
-    @property
     def wire_up(self) -> float | None:
-        """The same of whole framed messages with their topics."""
+        """Bytes that all clients published until the target; None where it was not reached.
+
+        Whole messages as they travel: compressed, with frame, manifest and topic.
+        """
         if self.place is None:
             return None
         return value_at([each.wire_up for each in self.trial.rounds], self.place)
 
     @property
-    def all_bytes_up(self) -> float:
-        """Segment bytes of the whole trial: the least to a target that was not reached."""
-        return self.trial.rounds[-1].bytes_up if self.trial.rounds else 0.0
+    def bytes_up(self) -> float | None:
+        """The same of segments alone, as the codec made them."""
+        if self.place is None:
+            return None
+        return value_at([each.bytes_up for each in self.trial.rounds], self.place)
+
+    @property
+    def all_wire_up(self) -> float:
+        """Bytes of the whole trial: the least to a target that was not reached."""
+        return self.trial.rounds[-1].wire_up if self.trial.rounds else 0.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ class Tried:
 
     @cached_property
     def reached(self) -> dict[int, float]:
-        """Seed → segment bytes to the target, of the trials that reached it."""
-        found = {seed: each.bytes_up for seed, each in self.outcomes.items()}
+        """Seed → bytes published to the target, of the trials that reached it."""
+        found = {seed: each.wire_up for seed, each in self.outcomes.items()}
         return {seed: each for seed, each in found.items() if each}
 
     @property
@@ -101,9 +106,9 @@ class Tried:
     def least_bytes(self) -> dict[int, float]:
         """Return seed → bytes to the target, or of the whole trial where it was not reached."""
         return {
-            seed: self.reached.get(seed, each.all_bytes_up)
+            seed: self.reached.get(seed, each.all_wire_up)
             for seed, each in self.outcomes.items()
-            if each.all_bytes_up > 0
+            if each.all_wire_up > 0
         }
 
 
@@ -214,19 +219,14 @@ def place_of(trial: Trial, loss: float) -> float | None:
     return None
 
 
-def bytes_at(trial: Trial, place: float) -> float:
-    """Return the segment bytes sent until a round, with its fraction."""
-    return value_at([each.bytes_up for each in trial.rounds], place)
-
-
 def value_at(cumulative: Sequence[float], place: float) -> float:
     """Return a cumulative value at a round with its fraction; the first entry is round 0's."""
     return _between(range(len(cumulative)), cumulative, place)
 
 
 def loss_at_bytes(trial: Trial, count: float) -> float | None:
-    """Return the lowest loss after so many bytes, linear between rounds; None beyond the last."""
-    sent = [each.bytes_up for each, _ in trial.evaluated]
+    """Return the lowest loss after so many bytes published; None beyond the last round's."""
+    sent = [each.wire_up for each, _ in trial.evaluated]
     if not sent or count > sent[-1]:
         return None
     return _between(sent, list(accumulate((loss for _, loss in trial.evaluated), min)), count)

@@ -153,7 +153,7 @@ def _clients(
         yield tuple(
             ClientRound(
                 client_id=client.client_id,
-                bytes_up=client.bytes_up,
+                bytes_up=client.wire_up,
                 train_s=train_s,
                 encode_s=encode_s,
                 arrived=client.arrived,

@@ -26,14 +26,14 @@ from tools.units import count_text
 
 _BYTES: Final = (
     Column("reached", "Reached", about="Trials that reached the target, of those that ended"),
-    Column("bytes_up", "MB to target", megabytes, "Mean over the seeds that reached it"),
+    Column("wire_up", "MB to target", megabytes, "Mean over the seeds that reached it"),
     Column("deviation", "± sd", megabytes, "Standard deviation over seeds"),
     Column("saving", "Less than baseline", times, "Geometric mean over seeds"),
     Column("saving_span", "95 % interval", str),
 )
 _END: Final = (
-    Column("wire_up", "MB framed", megabytes, "MB to target with frames, manifests and topics"),
-    Column("wire_saving", "Less, framed", times, "Framed bytes of the baseline over its own"),
+    Column("bytes_up", "MB of segments", megabytes, "To target, as the codec made them"),
+    Column("bytes_saving", "Less of segments", times, "The baseline's over its own"),
     Column("final_loss", "Last loss", loss, "Mean over seeds after the last round"),
     Column("final_accuracy", "Last accuracy", percent, optional=True),
     Column("role", "Stands as", is_text=True),
@@ -56,7 +56,7 @@ CONFIGURATION_COLUMNS: Final = (
     Column("configuration", "Configuration"),
     *_BYTES,
     Column("failed", "Failed", optional=True),
-    Column("all_bytes_up", "MB, all rounds", megabytes),
+    Column("all_wire_up", "MB, all rounds", megabytes),
     *_END,
 )
 _TOGETHER_COLUMNS: Final = (
@@ -98,7 +98,7 @@ def configurations_sheet(contest: Contest, *, keys: Sequence[str]) -> Sheet:
         {
             "configuration": tried.text,
             "role": tried.configuration.role.value,
-            "all_bytes_up": summary([each.all_bytes_up for each in tried.outcomes.values()]).mean,
+            "all_wire_up": summary([each.all_wire_up for each in tried.outcomes.values()]).mean,
             "failed": len(tried.failed) or None,
             **bytes_values(tried, comparison.reference),
         }
@@ -160,13 +160,13 @@ def bytes_values(tried: Tried, reference: Tried | None) -> dict[str, Any]:
     """Return what every table says of a configuration, beside the baseline's where there is one."""
     saving = against(reference, tried)
     sent = summary(list(tried.reached.values()))
-    framed = [each.wire_up for each in tried.outcomes.values() if each.wire_up is not None]
+    segments = [each.bytes_up for each in tried.outcomes.values() if each.bytes_up is not None]
     return {
         "reached": f"{len(tried.reached)} of {tried.runs}",
-        "bytes_up": sent.mean,
+        "wire_up": sent.mean,
         "deviation": sent.deviation,
-        "wire_up": summary(framed).mean,
-        "wire_saving": _wire_saving(tried, reference),
+        "bytes_up": summary(segments).mean,
+        "bytes_saving": _bytes_saving(tried, reference),
         "saving": factor(saving),
         "saving_span": span(saving),
         "command": tried.command,
@@ -200,12 +200,12 @@ def _row(best: Best, contest: Contest) -> dict[str, Any]:
     }
 
 
-def _wire_saving(tried: Tried, reference: Tried | None) -> float | None:
-    """Return the baseline's framed bytes over a configuration's, with seeds that both reached."""
+def _bytes_saving(tried: Tried, reference: Tried | None) -> float | None:
+    """Return the baseline's segments over a configuration's, with seeds that both reached."""
     if reference is None:
         return None
     pairs = [
-        (reference.outcomes[seed].wire_up, each.wire_up)
+        (reference.outcomes[seed].bytes_up, each.bytes_up)
         for seed, each in tried.outcomes.items()
         if seed in reference.outcomes
     ]

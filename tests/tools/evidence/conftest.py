@@ -73,7 +73,9 @@ def header(**changes: Any) -> dict[str, Any]:
     }
 
 
-def round_lines(trial: dict[str, Any], *, bytes_up: int, speed: float) -> list[dict[str, Any]]:
+def round_lines(
+    trial: dict[str, Any], *, bytes_up: int, speed: float, frames: int
+) -> list[dict[str, Any]]:
     """Return the rounds of a trial whose loss falls exponentially, with some noise of its seed."""
     noise = np.random.default_rng(
         [trial["seed"], *trial["method"].encode(), *trial["workload"].encode()]
@@ -93,11 +95,11 @@ def round_lines(trial: dict[str, Any], *, bytes_up: int, speed: float) -> list[d
                 "loss": loss if number % trial["evaluate_every"] == 0 else None,
                 "accuracy": 0.2 + 0.1 * (4 - loss),
                 "bytes_up": number * bytes_up * trial["cohort"],
-                "wire_up": number * (bytes_up + 300) * trial["cohort"],
+                "wire_up": number * (bytes_up + frames) * trial["cohort"],
                 "bytes_down": number * 400_000 * trial["cohort"],
                 "clients": [
-                    {"id": name, "bytes": bytes_up, "train_s": 0.3, "encode_s": 0.01,
-                     "arrived": True, "examples": 20}
+                    {"id": name, "bytes": bytes_up, "wire": bytes_up + frames, "train_s": 0.3,
+                     "encode_s": 0.01, "arrived": True, "examples": 20}
                     for name in names
                 ],
                 "seconds": 1.0,
@@ -118,6 +120,7 @@ def write_trial(
     bytes_up: int | None = None,
     speed: float | None = None,
     failure: str = "",
+    frames: int = 0,
     quality: dict[str, float] | None = None,
     experiment: str = "uplink",
     **changes: Any,
@@ -127,7 +130,10 @@ def write_trial(
     trial = head["trial"]
     usual = METHODS.get(trial["method"], (10_000, 1.0))
     rounds = round_lines(
-        trial, bytes_up=bytes_up or usual[0], speed=usual[1] if speed is None else speed
+        trial,
+        bytes_up=bytes_up or usual[0],
+        speed=usual[1] if speed is None else speed,
+        frames=frames,
     )
     end = {"kind": "end", "ok": not failure} | ({"why": failure} if failure else {})
     middle = [{"kind": "quality", **quality}] if quality else []

@@ -14,13 +14,20 @@ Write = Callable[..., Path]
 
 
 def test_a_trial_is_read_with_all_that_its_lines_say(tmp_path: Path, trial_file: Write) -> None:
-    path = trial_file(tmp_path, method="eden@1", seed=3, quality={"rouge_l": 0.4, "rows": 12})
+    path = trial_file(
+        tmp_path,
+        method="eden@1",
+        seed=3,
+        frames=300,
+        quality={"rouge_l": 0.4, "rows": 12},
+    )
     trial = read_trial(path)
     assert trial is not None
     assert (trial.method, trial.seed, trial.workload) == ("eden@1", 3, "med")
     assert len(trial.rounds) == 21
     assert trial.rounds[2].bytes_up == 2 * 3 * 12_500
     assert trial.rounds[2].wire_up == 2 * 3 * 12_800
+    assert trial.rounds[2].clients[0].wire_up == 12_800
     assert [client.client_id for client in trial.rounds[1].clients] == ["c01", "c02", "c03"]
     assert trial.quality == {"rouge_l": 0.4, "rows": 12}
     assert not trial.failure

@@ -13,7 +13,6 @@ from tools.evidence.commands import axes_of
 from tools.evidence.reading import RoundRecord, Trial, read_folder
 from tools.evidence.targets import (
     Comparison,
-    bytes_at,
     compare,
     compare_all,
     loss_at_bytes,
@@ -35,7 +34,7 @@ def test_the_target_is_the_running_minimum_after_a_share_of_the_rounds(trial_of:
 def test_a_loss_is_reached_on_the_line_from_the_lowest_before(trial_of: Make) -> None:
     trial = trial_of([4.0, 3.0, 3.5, 2.0], [0, 10, 20, 30])
     assert place_of(trial, 2.5) == pytest.approx(2.5)
-    assert bytes_at(trial, 2.5) == pytest.approx(25.0)
+    assert value_at([0, 10, 20, 30], 2.5) == pytest.approx(25.0)
     assert place_of(trial, 4.5) == 0.0
     assert place_of(trial, 1.9) is None
 
@@ -72,7 +71,7 @@ def test_bytes_are_read_as_the_codec_benchmark_reads_them(
     place, expected = place_of(trial, target), curve.bytes_to(target)
     assert place is not None
     assert expected is not None
-    assert bytes_at(trial, place) == pytest.approx(expected)
+    assert value_at(sent, place) == pytest.approx(expected)
 
 
 def test_what_was_not_reached_is_kept_apart_with_the_bytes_it_has_sent(
