@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tools.evidence.contest import Contest
+from tools.evidence.families import Role
 from tools.evidence.reading import canonical
 from tools.evidence.sheets import Sheet
 from tools.evidence.statistics import summary
@@ -46,6 +47,16 @@ def main_contests(contests: Sequence[Contest]) -> list[Contest]:
     groups = experiments_of(contests).values()
     plain = [contest for group in groups if not varied(group) for contest in group]
     return plain or [contest for group in groups for contest in _usual(group)]
+
+
+def judged(main: Sequence[Contest]) -> list[Contest]:
+    """Return the settings by which goals are judged: ours stands against other methods there.
+
+    Those of a single seed tell nothing of chance; they are judged by where there are no others.
+    """
+    fair = [contest for contest in main if _has_both_sides(contest)]
+    several = [contest for contest in fair if len(contest.comparison.seeds) > 1]
+    return several or fair or list(main)
 
 
 def sweep_sheets(contests: Sequence[Contest]) -> list[Sheet]:
@@ -102,6 +113,14 @@ def _usual(group: Sequence[Contest]) -> list[Contest]:
             usual = Counter(values).most_common(1)[0][0]
         kept = [each for each, value in zip(kept, values, strict=True) if value == usual]
     return kept
+
+
+def _has_both_sides(contest: Contest) -> bool:
+    comparison = contest.comparison
+    others = {
+        tried.configuration.role for tried in comparison.tried if tried.text != comparison.baseline
+    }
+    return {Role.OWN, Role.BASELINE} <= others
 
 
 def _place(contest: Contest, keys: Sequence[str]) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ measured says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from tools.evidence.contest import Contest, contest_of
@@ -27,7 +28,14 @@ from tools.evidence.measured import (
 from tools.evidence.reading import Folder
 from tools.evidence.runs import failures_sheet, hyperparameters_sheet, shared_sheet
 from tools.evidence.sheets import Section
-from tools.evidence.sweeps import WORKLOAD, experiments_of, main_contests, sweep_sheets, varied
+from tools.evidence.sweeps import (
+    WORKLOAD,
+    experiments_of,
+    judged,
+    main_contests,
+    sweep_sheets,
+    varied,
+)
 from tools.evidence.targets import compare_all
 from tools.evidence.time_tables import (
     PROFILES,
@@ -81,13 +89,19 @@ def sections_of(folder: Folder) -> tuple[Section, ...]:
     """Return the document's sections, made of everything that a folder holds."""
     contests = [contest_of(each) for each in compare_all(folder.trials)]
     main = main_contests(contests)
-    keys = heading_keys(main)
+    first = judged(main)
+    rest = [contest for contest in main if contest not in first]
+    tuned = [contest for contest in rest if len(contest.comparison.seeds) == 1]
+    others = [contest for contest in rest if contest not in tuned]
+    keys = heading_keys(first)
     return (
-        _goals(folder, main, keys=keys),
-        _uplink(main, keys=keys),
-        _time(main, keys=keys, replayed=rows_of(folder.companions, REPLAY)),
-        _matched(main, keys=keys),
-        _sweeps(contests, main, keys=keys),
+        _goals(folder, first, keys=keys),
+        _uplink(first, keys=keys),
+        _time(first, keys=keys, replayed=rows_of(folder.companions, REPLAY)),
+        _matched([*first, *others], keys=keys),
+        _sweeps(contests, first, keys=keys),
+        _configurations("others", "Other servers, other clients, parts taken away", others),
+        _configurations("tuning", "How each method's configuration was chosen", tuned),
         _measured(folder.companions, OVERHEAD),
         _measured(folder.companions, INFERENCE),
         Section(
@@ -165,6 +179,20 @@ def _sweeps(
             *sweep_sheets(contests),
             *(loss_sheet(each, keys=keys) for each in main),
             *(slowdown_sheet(each, keys=keys) for each in main),
+        ),
+    )
+
+
+def _configurations(identity: str, title: str, contests: Sequence[Contest]) -> Section:
+    """Return every configuration of experiments in which nothing is judged."""
+    keys = heading_keys(contests)
+    sheets = [configurations_sheet(each, keys=keys) for each in contests]
+    return Section(
+        identity,
+        title,
+        sheets=tuple(
+            replace(sheet, title=f"{sheet.title} (experiment {each.comparison.experiment})")
+            for sheet, each in zip(sheets, contests, strict=True)
         ),
     )
 

@@ -30,7 +30,8 @@ def test_every_question_has_its_section_with_what_was_measured(
     )
     found = made(tmp_path)
     assert list(found) == [
-        "goals", "uplink", "time", "matched", "sweeps", "overhead", "inference", "quality", "runs",
+        "goals", "uplink", "time", "matched", "sweeps", "others", "tuning", "overhead", "inference",
+        "quality", "runs",
     ]  # fmt: skip
     titles = [sheet.title for each in found.values() for sheet in each.sheets]
     assert titles.count("Uplink to target: med") == 1
@@ -46,6 +47,25 @@ def test_every_question_has_its_section_with_what_was_measured(
     assert found["runs"].findings == ("50 runs have ended, 0 of them failed.",)
     for each in found.values():
         json.dumps(section_values(each), allow_nan=False)
+
+
+def test_goals_are_judged_where_several_seeds_play_both_sides(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    """One seed, or this project's codec among its own controls, judges nothing."""
+    matrix(tmp_path, seeds=2, methods=METHODS)
+    matrix(tmp_path, seeds=1, methods=METHODS, experiment="tuning")
+    matrix(tmp_path, seeds=2, methods=("fp32", "fp32,prox=1"), experiment="servers")
+    found = made(tmp_path)
+    assert {row["where"] for row in found["goals"].sheets[0].rows} == {"med"}
+    assert [sheet.title for sheet in found["tuning"].sheets] == [
+        "Every configuration: med (experiment tuning)"
+    ]
+    assert [sheet.title for sheet in found["others"].sheets] == [
+        "Every configuration: med (experiment servers)"
+    ]
+    alone = tmp_path / "tuning"
+    assert {row["reached"] for row in made(alone)["goals"].sheets[0].rows} == {"not reached"}
 
 
 def test_measurements_alone_are_a_document_too(tmp_path: Path) -> None:
