@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tools.experiment.quality.token_recall import TOKEN_ORDER
+
 FORMAT: Final = 1
 
 # What may differ between the trials that one table compares; all else is their setting.
@@ -84,6 +86,7 @@ class Trial:
         started: Date and time, ISO 8601.
         rounds: From 0, ascending.
         quality: Metric → value of the last adapter; empty where none was taken.
+        token_order: Ids of held-out targets, those first that its mask keeps; perhaps empty.
         failure: Why it failed; "" where it did not.
         path: Its file.
     """
@@ -97,6 +100,7 @@ class Trial:
     started: str
     rounds: tuple[RoundRecord, ...]
     quality: Mapping[str, float]
+    token_order: tuple[int, ...]
     failure: str
     path: Path
 
@@ -254,6 +258,7 @@ def _trial(header: dict[str, Any], lines: list[dict[str, Any]], path: Path) -> T
             for key, value in quality.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         },
+        token_order=tuple(int(each) for each in quality.get(TOKEN_ORDER, ())),
         failure=failure,
         path=path,
     )

@@ -21,6 +21,7 @@ from tools.evidence.words import (
     span,
     times,
 )
+from tools.experiment.quality.token_recall import token_recall
 from tools.report.tables import Column
 from tools.units import count_text
 
@@ -140,7 +141,7 @@ def quality_sheet(contests: Sequence[Contest]) -> Sheet | None:
     metrics: dict[str, None] = {}
     for contest in contests:
         for tried in contest.comparison.tried:
-            found = _quality(tried)
+            found = {**_quality(tried), **_recall(tried, contest.comparison.reference)}
             if found:
                 metrics |= dict.fromkeys(found)
                 row = {"workload": contest.comparison.workload, "configuration": tried.text}
@@ -225,6 +226,17 @@ def _quality(tried: Tried) -> dict[str, float]:
         for name in metrics
         if (values := [quality[name] for quality in known if name in quality])
     }
+
+
+def _recall(tried: Tried, reference: Tried | None) -> dict[str, float]:
+    """Return Token Recall against the baseline of the same seeds, where both took an order."""
+    orders = {} if reference is None else reference.outcomes
+    found = [
+        token_recall(orders[seed].trial.token_order, each.trial.token_order)
+        for seed, each in tried.outcomes.items()
+        if seed in orders and orders[seed].trial.token_order and each.trial.token_order
+    ]
+    return {"token_recall": sum(found) / len(found)} if found else {}
 
 
 def _target_text(setting: Mapping[str, Any], baseline: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ LossFor = Callable[[LocalOptions], CausalLoss]
 # Streams of a client's seed that are not the batches'.
 _MASK_STREAM = 1
 _IMPORTANCE_STREAM = 2
+
+# What a plan takes for no learning rate, and for a table in which late rows count as early ones.
+_NOTHING_LEARNT = 1e-30
+_ALL_ALIKE = 0.999
 
 _SCORERS: dict[TokenMask, ScoreTargets] = {
     TokenMask.GRADIENT_NORM: logit_gradient_norms,
@@ -106,6 +111,62 @@ def train_client(
         train_s=time.process_time() - began,
         control_delta=change,
     )
+
+
+def token_order(
+    model: AdaptedModel,
+    rows: Sequence[Row],
+    *,
+    adapter: FloatArray,
+    plan: TrainingPlan,
+    seed: int,
+    options: LocalOptions,
+    loss_for: LossFor,
+) -> list[int]:
+    """Return the ids that some rows' targets have, those first that an adapter's mask keeps first.
+
+    A table of token scores is filled as the agent fills its own, from every row, and nothing is
+    learnt meanwhile. Without a mask it is the agent's own score, the Fisher proxy.
+
+    Args:
+        model: The base with an adapter in it.
+        rows: Cut to the plan's length; all are looked at.
+        adapter: float32 (layout.size,).
+        plan: The trial's.
+        seed: Of a random mask.
+        options: Whose mask names the score.
+        loss_for: Gives the model's loss.
+    """
+    made: list[Steps] = []
+
+    def make_steps(
+        model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
+    ) -> Steps:
+        steps = _LocalSteps(model, plan, seed=seed, at_once=at_once, loss=loss_for(options))
+        steps.vary(options, start=adapter, control=None, gradients=None)
+        made.append(steps)
+        return steps
+
+    mask = options.mask if options.mask is not TokenMask.OFF else TokenMask.HARD
+    options = replace(options, mask=mask, interval=1, prox=0.0, scaffold=False)
+    looked = replace(
+        masked_plan(plan, options),
+        local_steps=math.ceil(len(rows) / (plan.batch_size * plan.accumulation_steps)),
+        learning_rate=_NOTHING_LEARNT,
+        score_decay=_ALL_ALIKE,
+    )
+    train(
+        model,
+        rows,
+        start=adapter,
+        plan=looked,
+        seed=seed,
+        on_step=lambda *_: None,
+        make_steps=make_steps,
+    )
+    ids = np.unique(np.concatenate([np.asarray(row.ids)[np.asarray(row.learnt)] for row in rows]))
+    scores = made[0].scores.of(ids)
+    return [int(each) for each in ids[np.argsort(-scores, kind="stable")]]
 
 
 def masked_plan(plan: TrainingPlan, options: LocalOptions) -> TrainingPlan:

@@ -24,7 +24,7 @@ from codec.codec import FloatArray
 from codec.layout import Layout
 from tools.experiment.fleet import Control, Evaluation, LocalUpdate, TrialFailed
 from tools.experiment.kernels import use_onednn
-from tools.experiment.local import train_client
+from tools.experiment.local import token_order, train_client
 from tools.experiment.local_options import LocalOptions
 from tools.experiment.merging import MergedLoss
 from tools.experiment.workloads.opening import open_workload
@@ -95,6 +95,7 @@ class ModelFleet:
         self._model = model
         self._start = start
         self._rows = rows
+        self._heldout_rows = tuple(heldout)
         self._heldout = [
             (inputs.to(model.device), targets.to(model.device))
             for inputs, targets in _batches(heldout)
@@ -160,6 +161,18 @@ class ModelFleet:
         return Evaluation(
             loss=sum(tally.loss for tally in tallies) / tokens,
             accuracy=sum(tally.correct for tally in tallies) / tokens,
+        )
+
+    def token_order(self, adapter: FloatArray, *, seed: int, options: LocalOptions) -> list[int]:
+        """Return the ids of held-out targets, those first that a method's mask keeps first."""
+        return token_order(
+            self._model,
+            self._heldout_rows,
+            adapter=adapter,
+            plan=self._plan,
+            seed=seed,
+            options=options,
+            loss_for=self._loss_for,
         )
 
     def _loss_for(self, options: LocalOptions) -> CausalLoss:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from codec.codec import FloatArray
+from tools.experiment.quality.token_recall import TOKEN_ORDER
 from tools.experiment.spec import ExperimentError, Trial
 from tools.experiment.trials import Opened
 
 if TYPE_CHECKING:
+    from agent.adapter import AdaptedModel
     from tools.experiment.model_fleet import FleetSettings
 
 # Held-out questions that the last adapter answers; greedy answers of a small model take a second
@@ -53,21 +55,25 @@ def open_trial(trial: Trial, data: Path) -> Opened:
         fleet = open_fleet(settings, seed=trial.seed)
     except (AdapterError, BaseError, DataError, TooFewItems) as error:
         raise ExperimentError(f"{trial.workload}: {error}") from error
-    return Opened(fleet, quality=lambda adapter: _quality(settings, adapter, seed=trial.seed))
+
+    def quality(adapter: FloatArray) -> Mapping[str, Any]:
+        order = fleet.token_order(adapter, seed=trial.seed, options=trial.parsed.local)
+        fleet.model.load_flat(adapter)
+        return {**_answers(settings, fleet.model), TOKEN_ORDER: order}
+
+    return Opened(fleet, quality=quality)
 
 
-def _quality(settings: FleetSettings, adapter: FloatArray, *, seed: int) -> Mapping[str, Any]:
-    """Return the scores of what the model answers with an adapter; {} where nothing is asked."""
-    from tools.experiment.model_fleet import open_fleet, read_rows, tokenizer_of
+def _answers(settings: FleetSettings, model: AdaptedModel) -> Mapping[str, Any]:
+    """Return the scores of what a model answers; {} where nothing is asked."""
+    from tools.experiment.model_fleet import read_rows, tokenizer_of
     from tools.experiment.quality.quality import evaluate_quality
 
-    # The process has read and loaded all of this for the trial already.
+    # The process has read all of this for the trial already.
     workload, _ = read_rows(
         settings.model, settings.workload, settings.data, settings.plan.max_tokens
     )
     questions = workload.question_sample(_QUESTIONS)
     if not questions:
         return {}
-    model = open_fleet(settings, seed=seed).model
-    model.load_flat(adapter)
     return evaluate_quality(model.base, tokenizer_of(settings.model), questions).record()

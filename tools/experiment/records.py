@@ -7,12 +7,13 @@
      "bytes_down": 0, "seconds": 0.4}
     {"kind": "round", "round": 1, ..., "clients": [{"id": "c03", "bytes": ..., "wire": ...,
      "train_s": ..., "encode_s": ..., "arrived": true, "examples": ...}], "seconds": 3.1}
-    {"kind": "quality", "rouge_l": ...}
+    {"kind": "quality", "rouge_l": ..., "token_order": [17, 4, ...]}
     {"kind": "end", "ok": true}     or     {"kind": "end", "ok": false, "why": "diverged: ..."}
 
 Bytes are cumulative and of updates that arrived; loss and accuracy are null in rounds without an
-evaluation. A file without its last line is begun anew, and so is one whose codec did something else
-than it does now. How a trial failed is its result.
+evaluation. The token order is that of `tools.experiment.local.token_order`. A file without its last
+line is begun anew, and so is one whose codec did something else than it does now. How a trial
+failed is its result.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_bytes_are_read_as_the_codec_benchmark_reads_them(
         for at, (loss, count) in enumerate(zip(losses, sent, strict=True))
     )
     settings_ = {"method": "m", "seed": 0, "workload": "w", "rounds": len(losses) - 1}
-    trial = Trial(settings_, "", "", "", {}, "", "", records, {}, "", Path("x"))
+    trial = Trial(settings_, "", "", "", {}, "", "", records, {}, (), "", Path("x"))
     curve = Curve(tuple(losses), tuple(losses), tuple(losses), sent)
     target = target_of(trial, share=share)
     assert target == pytest.approx(curve.loss_after(share))

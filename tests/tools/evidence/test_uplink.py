@@ -90,3 +90,17 @@ def test_quality_is_a_mean_over_the_trials_that_have_it(
     assert [row["rouge_l"] for row in sheet.rows] == [pytest.approx(0.5)]
     assert sheet.columns[2].words(0.5) == "0.500"
     assert quality_sheet([]) is None
+
+
+def test_token_recall_is_against_the_baseline_of_the_same_seed(
+    tmp_path: Path, trial_file: Callable[..., Any]
+) -> None:
+    ids = list(range(8))
+    for seed, order in ((0, ids), (1, ids[::-1])):
+        trial_file(tmp_path, seed=seed, quality={"exact": 0.5, "token_order": ids})
+        trial_file(tmp_path, method="fp16", seed=seed, quality={"token_order": order})
+    trial_file(tmp_path, method="qsgd", seed=2, quality={"token_order": ids})
+    sheet = quality_sheet(contests(tmp_path))
+    assert sheet is not None
+    found = {row["configuration"]: row.get("token_recall") for row in sheet.rows}
+    assert found == {"fp32": 1.0, "fp16": 0.5}

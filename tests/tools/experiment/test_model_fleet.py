@@ -12,7 +12,7 @@ from agent.evaluate import evaluate
 from agent.tokens import Row
 from tools.demo.options import BASE_FOLDER
 from tools.experiment.fleet import Fleet, TrialFailed
-from tools.experiment.local_options import LocalOptions
+from tools.experiment.local_options import LocalOptions, TokenMask
 from tools.experiment.model_fleet import FleetSettings, ModelFleet, open_fleet
 from transport.control import TrainingPlan
 
@@ -57,6 +57,26 @@ def test_evaluation_is_the_agents_own(
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert found.accuracy == expected.correct / expected.tokens
     assert fleet.client_ids == ("c00", "c01")
+
+
+def test_the_token_order_is_of_every_held_out_target_and_leaves_no_trace(
+    tiny_model: Callable[[], AdaptedModel], tiny_rows: list[Row], tiny_start: Start
+) -> None:
+    fleet = tiny(tiny_model, tiny_rows, tiny_start)
+    before = fleet.evaluate(fleet.start())
+
+    def order(mask: TokenMask, seed: int = 3) -> list[int]:
+        options = LocalOptions(mask=mask)
+        return fleet.token_order(fleet.start(), seed=seed, options=options)
+
+    plain = order(TokenMask.OFF)
+    targets = {int(each) for row in tiny_rows for each in row.ids[row.learnt]}
+    assert set(plain) == targets
+    assert len(plain) == len(targets)
+    assert order(TokenMask.OFF) == order(TokenMask.HARD) == plain
+    assert order(TokenMask.RANDOM) != order(TokenMask.RANDOM, seed=4)
+    assert order(TokenMask.GRADIENT_NORM) != plain
+    assert fleet.evaluate(fleet.start()) == before
 
 
 def test_training_is_the_same_whoever_was_trained_or_evaluated_before(
