@@ -97,10 +97,29 @@ def read_delta(folder: Path, *, size: int) -> Delta | None:
     if not (folder / DELTA_FILE).exists():
         return None
     codec, segments = read_delta_segments(folder)
+    master = read_master(folder, size=size)
+    if master is None:
+        raise BadAdapter(_damaged(folder))
+    return Delta(codec, segments, master)
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a version's folder holds the adapter, and not its delta alone."""
+    return (folder / WEIGHTS_FILE).exists()
+
+
+def read_master(folder: Path, *, size: int) -> FloatArray | None:
+    """Return the server's exact adapter of a version; None where its folder does not have it.
+
+    Raises:
+        BadAdapter: The file is damaged.
+    """
+    if not (folder / MASTER_FILE).exists():
+        return None
     master = np.frombuffer(_read_file(folder / MASTER_FILE), dtype="<f4").astype(np.float32)
     if master.size != size:
         raise BadAdapter(_damaged(folder))
-    return Delta(codec, segments, master)
+    return master
 
 
 def read_delta_lengths(folder: Path) -> tuple[int, ...] | None:
@@ -229,7 +248,12 @@ def set_current(state_dir: Path, version: int) -> None:
 
 
 def prune_versions(
-    state_dir: Path, *, newest: int, keep: int, deltas_from: int | None = None
+    state_dir: Path,
+    *,
+    newest: int,
+    keep: int,
+    deltas_from: int | None = None,
+    masters: int = 1,
 ) -> None:
     """Remove of the adapter versions what nobody needs any more.
 
@@ -242,6 +266,8 @@ def prune_versions(
         newest: The committed version, which `CURRENT` names.
         keep: How many of the newest stay, ≥ 1.
         deltas_from: The oldest version whose delta stays; None keeps none but those of `keep`.
+        masters: Of how many of the newest the master stays: the next version is made from the
+            newest one's, and with momentum from the one before as well.
     """
     assert keep >= 1
     for folder in sorted((state_dir / "adapters").iterdir()):
@@ -250,8 +276,8 @@ def prune_versions(
         if not folder.name.isdecimal() or not 0 < int(folder.name) < newest:
             continue
         version = int(folder.name)
-        # Only the next version is made from it, and only the newest has a next one.
-        (folder / MASTER_FILE).unlink(missing_ok=True)
+        if version <= newest - masters:
+            (folder / MASTER_FILE).unlink(missing_ok=True)
         if version > newest - keep:
             continue
         if deltas_from is not None and version >= deltas_from and (folder / DELTA_FILE).exists():

@@ -123,11 +123,16 @@ class Averaging:
             version: The next one.
         """
         config, adapter = self._config, self._adapter
+        newest = self._state.delta(version - 1) if config.downlink_codec else None
+        before = self._state.exact(version - 2) if config.server_momentum and version > 1 else None
+        master = step(
+            adapter.flat if newest is None else newest.master,
+            mean,
+            server_step=config.server_step,
+            momentum=config.server_momentum,
+            before=before,
+        )
         if config.downlink_codec is None:
-            flat = step(adapter.flat, mean, server_step=config.server_step)
-            return dataclasses.replace(adapter, flat=flat), None
-        before = self._state.delta(version - 1)
-        exact = adapter.flat if before is None else before.master
-        master = step(exact, mean, server_step=config.server_step)
+            return dataclasses.replace(adapter, flat=master), None
         flat, delta = next_version(adapter, master, config=config, version=version)
         return dataclasses.replace(adapter, flat=flat), delta

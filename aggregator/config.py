@@ -42,6 +42,9 @@ DEFAULT_MIN_BITS_PER_COORDINATE = 0.05
 # The bits of the demo, whose figures are in docs/demo.md.
 DEFAULT_DOWNLINK_BITS = 4.0
 
+# What the server's momentum goes by.
+_MOMENTUM_VERSIONS = 2
+
 # What the paper's payload has against fp32: 153.6 of 1024 MB (arXiv 2604.25421).
 PAPER_CODECS = ("fstq", "fstq-percentile")
 PAPER_BITS_PER_COORDINATE = 4.8
@@ -88,6 +91,8 @@ class AggregatorConfig(BaseModel):
             where a codec's error is larger than what it encodes. None publishes whole adapters.
         downlink_bits_per_coordinate: The delta's budget; None takes 4 where the codec takes one.
         server_step: η in Θ ← Θ + η · mean.
+        server_momentum: β of FedAvgM: so much of the last step is taken again with the next one; 0
+            is plain averaging. `docs/evidence.md` says what 0.5 gains.
         seed: Seeds the choice of cohorts and the training of devices.
         final_eval_timeout_s: Seconds that devices have to evaluate the last adapter version.
         exit_when_finished: The process ends after the last round; otherwise it goes on serving the
@@ -145,6 +150,7 @@ class AggregatorConfig(BaseModel):
     downlink_codec: str | None = "fstq+"
     downlink_bits_per_coordinate: float | None = Field(default=None, gt=0, le=64)
     server_step: float = Field(default=1.0, gt=0, le=100)
+    server_momentum: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     final_eval_timeout_s: float = Field(default=120.0, gt=0)
     exit_when_finished: bool = False
@@ -209,6 +215,10 @@ class AggregatorConfig(BaseModel):
                 f"{self.broker.max_packet_bytes}: lower segment_bytes to "
                 f"{self.broker.max_packet_bytes - PACKET_OVERHEAD_BYTES}, or raise "
                 "broker.max_packet_bytes"
+            )
+        if self.server_momentum and self.keep_versions < _MOMENTUM_VERSIONS:
+            raise ValueError(
+                "server_momentum goes by the two last versions: set keep_versions to at least 2"
             )
         codec = codec_named(self.codec)
         if codec.order is Order.EXCHANGEABLE and self.error_feedback:

@@ -14,12 +14,14 @@ from aggregator.adapter_folder import (
     Adapter,
     BadAdapter,
     Delta,
+    is_whole,
     prune_versions,
     read_adapter,
     read_delta,
     read_delta_lengths,
     read_delta_segments,
     read_digest,
+    read_master,
     set_current,
     version_folder,
     write_atomically,
@@ -30,6 +32,7 @@ from aggregator.chain import Chain, DeltaFacts, chain_of
 from aggregator.config import AggregatorConfig
 from aggregator.outputs import Commit
 from aggregator.store import ForeignJournal, Store, StoreUnavailable
+from codec.codec import FloatArray
 from codec.update import dense_bytes
 from transport import control
 from transport.crash_points import reach
@@ -53,6 +56,7 @@ class StateFolder:
     def __init__(self, config: AggregatorConfig) -> None:
         self._path = config.state_dir
         self._keep_versions = config.keep_versions
+        self._masters = 2 if config.server_momentum else 1
         initial = _initial_adapter(config)
         self.store = Store(self._path / JOURNAL_FILE, identity=_identity(config, initial))
         try:
@@ -79,6 +83,22 @@ class StateFolder:
         """
         folder = version_folder(self._path, version)
         return read_delta(folder, size=self.adapter.layout.size)
+
+    def exact(self, version: int) -> FloatArray | None:
+        """Return the server's own adapter of an older version, as it was before it was coded.
+
+        It is the version itself where versions are published whole; None where it is not kept.
+
+        Raises:
+            BadAdapter: Its files are damaged.
+        """
+        folder = version_folder(self._path, version)
+        master = read_master(folder, size=self.adapter.layout.size)
+        if master is not None:
+            return master
+        if is_whole(folder) and not read_delta_lengths(folder):
+            return self.read(version).flat
+        return None
 
     def read(self, version: int) -> Adapter:
         """Return the newest version, or one of those that `wholes` names.
@@ -143,7 +163,13 @@ class StateFolder:
 
     def _prune(self, newest: int) -> None:
         oldest = self.chain.oldest
-        prune_versions(self._path, newest=newest, keep=self._keep_versions, deltas_from=oldest)
+        prune_versions(
+            self._path,
+            newest=newest,
+            keep=self._keep_versions,
+            deltas_from=oldest,
+            masters=self._masters,
+        )
 
 
 @contextmanager

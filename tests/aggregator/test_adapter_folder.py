@@ -20,6 +20,7 @@ from aggregator.adapter_folder import (
     read_delta_lengths,
     read_delta_segments,
     read_digest,
+    read_master,
     set_current,
     version_folder,
     write_version,
@@ -194,6 +195,20 @@ def test_of_older_versions_the_chain_keeps_the_delta_alone(
         assert (folder / "master.f32").exists() == (version == 6)
     prune_versions(tmp_path, newest=6, keep=2, deltas_from=3)
     assert versions(tmp_path) == list("3456")
+
+
+def test_the_masters_that_the_next_version_is_made_from_stay(
+    tmp_path: Any, initial_adapter: Any
+) -> None:
+    adapter = read_adapter(initial_adapter)
+    for version in range(1, 5):
+        delta = Delta("fstq+", (b"one",), adapter.flat * version)
+        write_version(tmp_path, version, adapter, run=RUN, delta=delta)
+    prune_versions(tmp_path, newest=4, keep=3, masters=2)
+    size = adapter.layout.size
+    masters = {at: read_master(version_folder(tmp_path, at), size=size) for at in (2, 3, 4)}
+    assert masters[2] is None
+    assert [np.array_equal(masters[at], adapter.flat * at) for at in (3, 4)] == [True, True]
 
 
 @pytest.mark.parametrize("content", [b"", b"fstq+ x\nyy", b"fstq+ 3\nyy", b"fstq+ 1\nyy"])

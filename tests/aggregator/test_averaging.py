@@ -4,16 +4,72 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator.outputs import Aggregate, Commit
+
+
+def die_after_commits(rig: Any, crash: Any) -> None:
+    """Play to the end, with a crash after each version."""
+
+    def die(where: str) -> None:
+        if where == "after state.commit":
+            raise crash
+
+    rig.crash_at = die
+    for _ in range(rig.config.rounds):
+        with pytest.raises(crash):
+            rig.finish()
+        rig.restart()
+    rig.finish()
+
+
+@pytest.mark.parametrize("downlink", [None, "fstq+"])
+def test_momentum_takes_of_the_last_step_again_whatever_crashes_lie_between(
+    make_rig: Any, crash: Any, downlink: str | None
+) -> None:
+    """The devices here send the same updates whatever they start from."""
+    plain = make_rig(rounds=4, keep_versions=9).start()
+    rig = make_rig(rounds=4, downlink_codec=downlink, server_momentum=0.5).start()
+    for each in (plain, rig):
+        for device in each.add("a", "b"):
+            device.join()
+    plain.finish()
+    die_after_commits(rig, crash)
+    velocity, expected = 0.0, plain.adapter(0)
+    for version in range(1, 5):
+        velocity = 0.5 * velocity + plain.adapter(version) - plain.adapter(version - 1)
+        expected = expected + velocity
+    np.testing.assert_allclose(rig.state.exact(4), expected, atol=1e-6)
+    assert rig.state.exact(3) is not None
+    assert rig.state.exact(2) is None or downlink is None
+
+
+def test_momentum_that_is_switched_on_begins_with_what_is_kept(make_rig: Any, crash: Any) -> None:
+    rig = make_rig(rounds=4, downlink_codec="fstq+", server_momentum=0.5).start()
+    for device in rig.add("a", "b"):
+        device.join()
+
+    def die_at(where: str) -> None:
+        if where == "after state.commit" and rig.current() == 2:
+            raise crash
+
+    rig.crash_at = die_at
+    with pytest.raises(crash):
+        rig.finish()
+    rig.crash_at = lambda _: None
+    (rig.config.state_dir / "adapters" / "1" / "master.f32").unlink()
+    rig.restart()
+    rig.finish()
+    assert rig.current() == 4
 
 
 @pytest.mark.parametrize("downlink", [None, "fstq+"])
 def test_the_same_frozen_set_gives_the_same_version_and_nothing_stands_before_its_commit(
     make_rig: Any, downlink: str | None
 ) -> None:
-    rig = make_rig(goal=2, quorum=2, rounds=2, downlink_codec=downlink).start()
+    rig = make_rig(goal=2, quorum=2, rounds=3, downlink_codec=downlink, server_momentum=0.5).start()
     averaging = rig.service._averaging
     make, commit = averaging.aggregate, averaging.commit
     made: list[str] = []
@@ -37,6 +93,6 @@ def test_the_same_frozen_set_gives_the_same_version_and_nothing_stands_before_it
     for device in rig.add("a", "b"):
         device.join()
     rig.finish()
-    assert rig.current() == len(made) == 2
+    assert rig.current() == len(made) == 3
     assert averaging._published.facts.sha256 == made[-1]
-    assert len(worked) == 8, "each of two updates, twice a round"
+    assert len(worked) == 12, "each of two updates, twice a round"

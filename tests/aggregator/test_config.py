@@ -75,6 +75,8 @@ def test_the_budget_is_in_bits_or_in_bytes() -> None:
         ({"rounds": 0}, "rounds"),
         ({"deadline_s": 0}, "deadline_s"),
         ({"goals": 3}, "goals"),
+        ({"server_momentum": 1}, "server_momentum"),
+        ({"server_momentum": 0.5, "keep_versions": 1}, "keep_versions to at least 2"),
         ({"plan": "fast"}, "plan"),
         ({"plan": {"local_steps": "many"}}, "local_steps"),
     ],

@@ -25,10 +25,8 @@ _SECOND_DECAY: Final = 0.99
 class ServerOptimizer:
     """Moves the adapter once per round.
 
-    FedAvgM is v ← βv + mean and Θ ← Θ + ηv: Hsu et al., "Measuring the Effects of Non-Identical
-    Data Distribution for Federated Visual Classification" (2019). FedAdam and FedYogi are those of
-    Reddi et al., "Adaptive Federated Optimization" (ICLR 2021), Algorithm 2, whose second moment
-    begins at τ².
+    FedAvgM is the aggregator's own `server_momentum`. FedAdam and FedYogi are those of Reddi et al.,
+    "Adaptive Federated Optimization" (ICLR 2021), Algorithm 2, whose second moment begins at τ².
 
     Args:
         method: Names the optimizer, its step η, β and τ.
@@ -39,6 +37,7 @@ class ServerOptimizer:
     def __init__(self, method: Method, *, order: Order, adapter: FloatArray) -> None:
         self._method = method
         self._order = order
+        self._before: FloatArray | None = None
         self._first: SumArray = np.zeros(adapter.size)
         self._second: SumArray = np.full(adapter.size, method.tau**2)
         self.adapter = adapter
@@ -57,16 +56,21 @@ class ServerOptimizer:
         server_step = self._method.server_step
         if server_step is None:
             server_step = step_at_rate(bits, cohort=cohort, order=self._order)
+        before, self._before = self._before, self.adapter
         try:
-            self.adapter = step(self.adapter, self._direction(mean), server_step=server_step)
+            self.adapter = step(
+                self.adapter,
+                self._direction(mean),
+                server_step=server_step,
+                momentum=self._method.momentum,
+                before=before,
+            )
         except OverflowError as error:
             raise TrialFailed(f"diverged: {error}") from error
 
     def _direction(self, mean: SumArray) -> SumArray:
         if self._method.server is Server.AVERAGE:
-            self._first *= self._method.momentum
-            self._first += mean
-            return self._first
+            return mean
         self._first += (1 - _FIRST_DECAY) * (mean - self._first)
         square = mean * mean
         match self._method.server:
