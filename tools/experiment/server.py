@@ -25,8 +25,9 @@ _SECOND_DECAY: Final = 0.99
 class ServerOptimizer:
     """Moves the adapter once per round.
 
-    FedAvgM is the aggregator's own `server_momentum`. FedAdam and FedYogi are those of Reddi et al.,
-    "Adaptive Federated Optimization" (ICLR 2021), Algorithm 2, whose second moment begins at τ².
+    FedAvgM is the aggregator's own `server_momentum`. FedAdam and FedYogi are those of Reddi et
+    al., "Adaptive Federated Optimization" (ICLR 2021), Algorithm 2, whose second moment begins at
+    τ².
 
     Args:
         method: Names the optimizer, its step η, β and τ.
