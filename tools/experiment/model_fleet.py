@@ -26,7 +26,7 @@ from tools.experiment.fleet import Control, Evaluation, LocalUpdate, TrialFailed
 from tools.experiment.kernels import use_onednn
 from tools.experiment.local import token_order, train_client
 from tools.experiment.local_options import LocalOptions
-from tools.experiment.merging import MergedLoss
+from tools.experiment.merging import MergedLoss, MergingUnsupported
 from tools.experiment.workloads.opening import open_workload
 from tools.experiment.workloads.partition import deal
 from tools.experiment.workloads.workload import Item, Workload
@@ -53,8 +53,6 @@ class FleetSettings:
         plan: The local training.
         dtype: Of the base model: float32 or bfloat16; the adapter is float32.
         device: "cpu", or one of torch's others.
-        onednn: Whether oneDNN computes a float32 base's products, where it can; see
-            `tools.experiment.kernels`.
     """
 
     model: str
@@ -69,7 +67,6 @@ class FleetSettings:
     plan: TrainingPlan
     dtype: str = "float32"
     device: str = "cpu"
-    onednn: bool = True
 
 
 class ModelFleet:
@@ -179,7 +176,10 @@ class ModelFleet:
         if not options.merge:
             return self._loss
         if options.merge not in self._merged:
-            self._merged[options.merge] = MergedLoss(self._model.base, share=options.merge)
+            try:
+                self._merged[options.merge] = MergedLoss(self._model.base, share=options.merge)
+            except MergingUnsupported as error:
+                raise TrialFailed(f"merge: {error}") from error
         return self._merged[options.merge]
 
 
@@ -239,11 +239,11 @@ def read_rows(
 
 def _adapted(settings: FleetSettings, config: str) -> AdaptedModel:
     """Return the model with an adapter of this configuration in it, loaded once per process."""
-    return _loaded(settings.model, settings.dtype, settings.device, settings.onednn, config)
+    return _loaded(settings.model, settings.dtype, settings.device, config)
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, dtype: str, device: str, onednn: bool, config: str) -> AdaptedModel:  # noqa: FBT001  # of one call
+def _loaded(model: str, dtype: str, device: str, config: str) -> AdaptedModel:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415  # slow
 
     folder = locate_base(model)
@@ -253,8 +253,7 @@ def _loaded(model: str, dtype: str, device: str, onednn: bool, config: str) -> A
     )
     base.requires_grad_(requires_grad=False)
     adapted = AdaptedModel(base.to(device).eval(), config)
-    if onednn:
-        use_onednn(base)
+    use_onednn(base)
     return adapted
 
 

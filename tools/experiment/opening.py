@@ -39,8 +39,12 @@ def open_trial(trial: Trial, data: Path) -> Opened:
     # Threads that wait for each other on cores that others use as well take ten times as long.
     torch.set_num_threads(1)
     hide_others(None)  # no base model is held in few bits for this
+    if trial.device != "cpu" and not torch.cuda.is_available():
+        raise ExperimentError(f"device: {trial.device}: torch finds no GPU here; leave it out")
     settings = FleetSettings(
         model=trial.model,
+        device=trial.device,
+        dtype=trial.dtype,
         workload=trial.workload,
         data=data,
         alpha=trial.alpha,

@@ -33,6 +33,8 @@ from transport.control import TrainingPlan
 # What a method says and a plan therefore must not.
 _OF_METHODS: Final = ("mask", "mask_interval", "token_ratio")
 _DATA_VARIABLE: Final = "FEDFSTQ_DATA"
+_CPU: Final = "cpu"
+_FLOAT32: Final = "float32"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -64,6 +66,9 @@ class ExperimentSpec(_Checked):
     Attributes:
         name: Of the experiment, and of its folder.
         model: Base model: a folder or a hub name.
+        device: Where models train and are evaluated. On a GPU the seconds of training are those of
+            the processor that waits for it.
+        dtype: Of the base model; the adapter is float32.
         workloads: By the names that `tools.experiment.workloads` knows.
         data: Folder of the data sets.
         alphas: Of the Dirichlet law that divides classes over clients; infinity divides evenly.
@@ -88,6 +93,8 @@ class ExperimentSpec(_Checked):
 
     name: Name
     model: Annotated[str, Field(min_length=1)] = "tools/base"
+    device: Literal["cpu", "cuda"] = _CPU
+    dtype: Literal["float32", "bfloat16"] = _FLOAT32
     workloads: Annotated[tuple[Name, ...], Field(min_length=1)]
     data: Path | None = None
     alphas: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (0.1,)
@@ -184,6 +191,8 @@ class ExperimentSpec(_Checked):
             cohort=self.cohort,
             dropout=dropout,
             model=self.model,
+            device=self.device,
+            dtype=self.dtype,
             rank=self.rank,
             lora_alpha=self.lora_alpha,
             target_modules=modules if isinstance(modules, str) else tuple(modules),
@@ -213,6 +222,8 @@ class Trial:
     cohort: int
     dropout: float
     model: str
+    device: str
+    dtype: str
     rank: int
     lora_alpha: int
     target_modules: str | tuple[str, ...]
@@ -251,6 +262,10 @@ class Trial:
             found["target_modules"] = list(self.target_modules)
         if math.isinf(self.alpha):
             found["alpha"] = "inf"
+        # Files from before these could be chosen do not say them.
+        for key, usual in (("device", _CPU), ("dtype", _FLOAT32)):
+            if found[key] == usual:
+                del found[key]
         return found
 
     def __str__(self) -> str:

@@ -11,8 +11,10 @@ from agent.adapter import AdaptedModel
 from agent.evaluate import evaluate
 from agent.tokens import Row
 from tools.demo.options import BASE_FOLDER
+from tools.experiment import model_fleet
 from tools.experiment.fleet import Fleet, TrialFailed
 from tools.experiment.local_options import LocalOptions, TokenMask
+from tools.experiment.merging import MergingUnsupported
 from tools.experiment.model_fleet import FleetSettings, ModelFleet, open_fleet
 from transport.control import TrainingPlan
 
@@ -77,6 +79,21 @@ def test_the_token_order_is_of_every_held_out_target_and_leaves_no_trace(
     assert order(TokenMask.RANDOM) != order(TokenMask.RANDOM, seed=4)
     assert order(TokenMask.GRADIENT_NORM) != plain
     assert fleet.evaluate(fleet.start()) == before
+
+
+def test_a_model_whose_positions_cannot_be_merged_fails_the_trial(
+    tiny_model: Callable[[], AdaptedModel],
+    tiny_rows: list[Row],
+    tiny_start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unsupported(model: object, *, share: float) -> None:
+        raise MergingUnsupported(f"{share} of {type(model).__name__}")
+
+    monkeypatch.setattr(model_fleet, "MergedLoss", unsupported)
+    fleet = tiny(tiny_model, tiny_rows, tiny_start)
+    with pytest.raises(TrialFailed, match=r"merge: 0\.4 of"):
+        fleet.train("c00", fleet.start(), seed=3, options=LocalOptions(merge=0.4), control=None)
 
 
 def test_training_is_the_same_whoever_was_trained_or_evaluated_before(

@@ -138,6 +138,13 @@ def test_a_filter_that_lets_nothing_through_is_said(text: str, complaint: str) -
         chosen(spec().trials(), [text])
 
 
+def test_device_and_dtype_are_said_where_they_are_not_the_usual_ones() -> None:
+    """Files from before they could be chosen go on counting."""
+    plain, other = spec().trials()[0], spec(device="cuda", dtype="bfloat16").trials()[0]
+    assert not {"device", "dtype"} & plain.described().keys()
+    assert (other.described()["device"], other.described()["dtype"]) == ("cuda", "bfloat16")
+
+
 def test_the_data_folder_is_the_options_the_environments_or_the_files() -> None:
     environ = {"FEDFSTQ_DATA": "/environment"}
     experiment = spec(data="/file")
