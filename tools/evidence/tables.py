@@ -46,6 +46,7 @@ from tools.evidence.time_tables import (
 )
 from tools.evidence.uplink import (
     configurations_sheet,
+    other_configurations_sheet,
     quality_sheet,
     together_sheet,
     uplink_sheet,
@@ -135,7 +136,7 @@ def _uplink(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
         (
             *(uplink_sheet(each, keys=keys) for each in main),
             *_known(pooled),
-            *(configurations_sheet(each, keys=keys) for each in main),
+            *_known([other_configurations_sheet(each, keys=keys) for each in main]),
         ),
         tuple(uplink_figure(each, keys=keys) for each in main),
     )

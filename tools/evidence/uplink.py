@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from tools.evidence.contest import Against, Best, Contest, against, together
@@ -92,18 +93,32 @@ def uplink_sheet(contest: Contest, *, keys: Sequence[str]) -> Sheet:
     return Sheet(title, COLUMNS, rows, f"{about}.")
 
 
-def configurations_sheet(contest: Contest, *, keys: Sequence[str]) -> Sheet:
-    """Return bytes to the target of every configuration in one setting."""
+def other_configurations_sheet(contest: Contest, *, keys: Sequence[str]) -> Sheet | None:
+    """Return the configurations that are no method's best in one setting; None without any."""
+    bests = {best.tried.text for best in contest.bests}
+    others = [tried for tried in contest.comparison.tried if tried.text not in bests]
+    if not others:
+        return None
+    return replace(
+        configurations_sheet(contest, keys=keys, tried=others),
+        title=f"Not the best of their methods: {setting_text(contest.comparison.setting, keys)}",
+    )
+
+
+def configurations_sheet(
+    contest: Contest, *, keys: Sequence[str], tried: Sequence[Tried] | None = None
+) -> Sheet:
+    """Return bytes to the target of every configuration, or of some, in one setting."""
     comparison = contest.comparison
     rows = tuple(
         {
-            "configuration": tried.text,
-            "role": tried.configuration.role.value,
-            "all_wire_up": summary([each.all_wire_up for each in tried.outcomes.values()]).mean,
-            "failed": len(tried.failed) or None,
-            **bytes_values(tried, comparison.reference),
+            "configuration": one.text,
+            "role": one.configuration.role.value,
+            "all_wire_up": summary([each.all_wire_up for each in one.outcomes.values()]).mean,
+            "failed": len(one.failed) or None,
+            **bytes_values(one, comparison.reference),
         }
-        for tried in comparison.tried
+        for one in (comparison.tried if tried is None else tried)
     )
     title = f"Every configuration: {setting_text(comparison.setting, keys)}"
     return Sheet(title, CONFIGURATION_COLUMNS, rows)

@@ -11,6 +11,7 @@ from tools.evidence.reading import read_folder
 from tools.evidence.targets import compare_all
 from tools.evidence.uplink import (
     configurations_sheet,
+    other_configurations_sheet,
     quality_sheet,
     together_sheet,
     uplink_sheet,
@@ -63,6 +64,18 @@ def test_every_configuration_is_there_also_what_failed(
     assert rows["stc@0.1"]["wire_up"] is None
     assert (rows["qsgd"]["reached"], rows["qsgd"]["saving"]) == ("0 of 1", None)
     assert rows["qsgd"]["all_wire_up"] == 20 * 3 * 10_000
+
+
+def test_beside_each_methods_best_stand_the_other_configurations(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    found = contests(matrix(tmp_path, seeds=2, methods=("fp32", "eden@1", "fstq-r@0.15:0.8")))
+    assert other_configurations_sheet(found[0], keys=KEYS) is None
+    (contest,) = contests(matrix(tmp_path, seeds=2, methods=("eden@0.5",)))
+    sheet = other_configurations_sheet(contest, keys=KEYS)
+    assert sheet is not None
+    best = {best.tried.text for best in contest.bests}
+    assert {row["configuration"] for row in sheet.rows} == {"eden@1", "eden@0.5"} - best
 
 
 def test_all_workloads_together_are_a_table_where_there_are_several(
