@@ -19,8 +19,13 @@ def fail(code: ExitCode, text: str) -> NoReturn:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file, as it is and with the folders above it, or end the command."""
+    write_bytes(path, content.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file with the folders above it, or end the command."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8", newline="")
+        path.write_bytes(content)
     except OSError as error:
         fail(ExitCode.CONFIG, f"{path} cannot be written: {error.strerror}")

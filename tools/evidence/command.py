@@ -1,5 +1,5 @@
 """`fedfstq report experiment`: tables, curves and statistics of a folder of trials."""
-# ruff: noqa: FBT002, PLC0415  # typer's options; `--help` loads no numpy
+# ruff: noqa: FBT002, PLC0415, PLR0917  # typer's options; `--help` loads no numpy
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tools.exits import fail, write_text
+from tools.exits import fail, write_bytes, write_text
 from transport.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ def experiment(
             metavar="PAGE.md", help="A page whose sections between markers are written anew."
         ),
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for one small file per experiment that holds all trials which count.",
+        ),
+    ] = None,
 ) -> None:
     """Report experiments: uplink, time and statistics against every baseline, with curves.
 
@@ -67,7 +74,9 @@ def experiment(
     except NoEvidence as error:
         fail(ExitCode.CONFIG, str(error))
     sections = sections_of(found)
-    if out is not None or not (as_json or as_markdown or write):
+    if archive is not None:
+        _write_archives(archive, folder, found)
+    if out is not None or not (as_json or as_markdown or write or archive):
         for path in _write_files(out or folder, found, sections):
             print(path, file=sys.stderr if as_json or as_markdown else sys.stdout)  # what was made
     if write is not None:
@@ -100,6 +109,20 @@ def _write_files(out: Path, found: Folder, sections: Sequence[Section]) -> list[
     for path, content in contents.items():
         write_text(path, content)
     return list(contents)
+
+
+def _write_archives(archive: Path, folder: Path, found: Folder) -> None:
+    from tools.evidence.archive import SUFFIX, pack
+    from tools.evidence.reading import trial_lines
+
+    experiments: dict[str, list[Path]] = {}
+    for trial in found.trials:
+        experiments.setdefault(trial.experiment, []).append(trial.path)
+    lines = dict(trial_lines(folder, []))
+    for name, paths in experiments.items():
+        path = archive / f"{name}{SUFFIX}"
+        write_bytes(path, pack(lines[each] for each in paths))
+        print(path)  # noqa: T201  # what was made
 
 
 def _write_page(page: Path, sections: Sequence[Section], folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Trial files → typed trials. What is damaged or unfinished is named, and stops nothing.
 
 A trial is one JSON Lines file: its header (`kind: trial`), a line per round from 0, perhaps one of
-`quality`, and `end`. Of several files of one trial of an experiment the one that was started last
-counts.
+`quality`, and `end`; an archive (`tools.evidence.archive`) holds many of them. Of several files of
+one trial of an experiment the one that was started last counts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tools.evidence.archive import SUFFIX, unpack
 from tools.experiment.quality.token_recall import TOKEN_ORDER
 
 FORMAT: Final = 1
@@ -88,7 +89,7 @@ class Trial:
         quality: Metric → value of the last adapter; empty where none was taken.
         token_order: Ids of held-out targets, those first that its mask keeps; perhaps empty.
         failure: Why it failed; "" where it did not.
-        path: Its file.
+        path: Its file, or its place in an archive.
     """
 
     settings: Mapping[str, Any]
@@ -170,10 +171,10 @@ def read_folder(folder: Path) -> Folder:
     trials: list[Trial] = []
     unfinished: list[str] = []
     damaged: list[tuple[str, str]] = []
-    for path in sorted(folder.rglob("*.jsonl")):
+    for path, lines in trial_lines(folder, damaged):
         name = path.relative_to(folder).as_posix()
         try:
-            trial = read_trial(path)
+            trial = _parse(lines, path)
         except Damaged as error:
             damaged.append((name, str(error)))
             continue
@@ -204,10 +205,35 @@ def read_trial(path: Path) -> Trial | None:
     Raises:
         Damaged: It cannot be read, or is no trial's.
     """
+    return _parse(_lines(path), path)
+
+
+def trial_lines(folder: Path, damaged: list[tuple[str, str]]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield place and lines of everything below a folder that may be a trial.
+
+    Args:
+        folder: Of experiments.
+        damaged: Takes in (file, why) of what cannot be read.
+    """
+    for path in sorted((*folder.rglob(f"*{SUFFIX}"), *folder.rglob("*.jsonl"))):
+        try:
+            if not path.name.endswith(SUFFIX):
+                yield path, _lines(path)
+                continue
+            for number, lines in enumerate(unpack(path.read_bytes())):
+                yield path / str(number), lines
+        except (Damaged, OSError, ValueError) as error:
+            damaged.append((path.relative_to(folder).as_posix(), str(error)))
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"cannot be read: {error}") from error
+
+
+def _parse(lines: list[str], path: Path) -> Trial | None:
     objects = list(_objects(lines))
     if not objects or objects[0].get("kind") != "trial":
         raise Damaged("its first line is no trial's header")

@@ -55,6 +55,25 @@ def test_a_page_is_made_then_written_anew_around_peoples_words(
     assert not (trials / "evidence.html").exists()
 
 
+def test_archives_say_what_the_files_of_the_trials_say(trials: Path, tmp_path: Path) -> None:
+    archives = tmp_path / "archives"
+    result = run(trials, "--archive", archives)
+    path = archives / "uplink.jsonl.zst"
+    assert result.output.split() == [str(path)]
+    first = path.read_bytes()
+    assert len(first) < sum(each.stat().st_size for each in trials.rglob("*.jsonl")) / 4
+    assert run(archives, "--json").stdout == run(trials, "--json").stdout
+    assert run(archives, "--archive", archives).exit_code == 0
+    assert path.read_bytes() == first
+
+
+def test_a_damaged_archive_is_named_and_the_rest_is_reported(trials: Path) -> None:
+    (trials / "old.jsonl.zst").write_bytes(b"no archive")
+    result = run(trials, "--json")
+    assert json.loads(result.stdout)["trials"] == 6
+    assert "old.jsonl.zst: it is no archive" in result.stderr
+
+
 def test_a_section_without_a_place_is_named(trials: Path, tmp_path: Path) -> None:
     page = tmp_path / "evidence.md"
     page.write_text("<!-- evidence time: -->\n<!-- end of evidence time -->\n")
