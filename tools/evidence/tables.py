@@ -25,6 +25,7 @@ from tools.evidence.measured import (
     replay_sheet,
     rows_of,
 )
+from tools.evidence.other_targets import other_targets_sheet
 from tools.evidence.reading import Folder
 from tools.evidence.runs import failures_sheet, hyperparameters_sheet, shared_sheet
 from tools.evidence.sheets import Section
@@ -136,6 +137,7 @@ def _uplink(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
         (
             *(uplink_sheet(each, keys=keys) for each in main),
             *_known(pooled),
+            *_known([other_targets_sheet(each, keys=keys) for each in main]),
             *_known([other_configurations_sheet(each, keys=keys) for each in main]),
         ),
         tuple(uplink_figure(each, keys=keys) for each in main),
