@@ -45,7 +45,9 @@ def experiment(
     write: Annotated[
         Path | None,
         typer.Option(
-            metavar="PAGE.md", help="A page whose sections between markers are written anew."
+            metavar="PAGE.md",
+            help="A page whose sections between markers are written anew; its plots lie in a folder"
+            " of its name.",
         ),
     ] = None,
     archive: Annotated[
@@ -127,17 +129,21 @@ def _write_archives(archive: Path, folder: Path, found: Folder) -> None:
 
 def _write_page(page: Path, sections: Sequence[Section], folder: Path) -> None:
     from tools.evidence.document import NoMarkers, new_page, written_into
+    from tools.evidence.picture import picture_name, picture_of
 
+    pictures = page.with_suffix("")
+    for figure in (figure for section in sections for figure in section.figures):
+        write_text(pictures / picture_name(figure), picture_of(figure))
     command = shlex.join(["fedfstq", "report", "experiment", str(folder), "--write", str(page)])
     try:
         before = page.read_text(encoding="utf-8")
     except FileNotFoundError:
-        write_text(page, new_page(sections, command=command))
+        write_text(page, new_page(sections, command=command, pictures=pictures.name))
         return
     except (OSError, UnicodeDecodeError) as error:
         fail(ExitCode.CONFIG, f"{page} cannot be read: {error}")
     try:
-        content, missing = written_into(before, sections, command=command)
+        content, missing = written_into(before, sections, command=command, pictures=pictures.name)
     except NoMarkers as error:
         fail(ExitCode.CONFIG, f"{page}: {error}; name a page that is not there to get them all")
     write_text(page, content)

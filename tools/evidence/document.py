@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tools.evidence.sheets import Section, markdown_section
+from tools.evidence.picture import picture_name
+from tools.evidence.sheets import Section, escaped, markdown_section
 
 _TITLE = "# Evidence\n\n"
 _LEAD = (
@@ -32,21 +33,31 @@ def end(section: Section) -> str:
     return f"<!-- end of evidence {section.identity} -->"
 
 
-def new_page(sections: Sequence[Section], *, command: str) -> str:
+def new_page(sections: Sequence[Section], *, command: str, pictures: str) -> str:
     """Return a whole page with all sections, each under its heading.
 
     Args:
         sections: In order.
         command: What makes the page.
+        pictures: Folder of the plots' files, as the page names it.
     """
     parts = [_TITLE, _LEAD]
     for number, section in enumerate(sections, start=1):
-        parts.append(f"## {number}. {section.title}\n\n{_block(section, command=command)}\n\n")
+        block = _block(section, command=command, pictures=pictures)
+        parts.append(f"## {number}. {section.title}\n\n{block}\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
-def written_into(page: str, sections: Sequence[Section], *, command: str) -> tuple[str, list[str]]:
+def written_into(
+    page: str, sections: Sequence[Section], *, command: str, pictures: str
+) -> tuple[str, list[str]]:
     """Return a page with its sections written anew, and the sections that it has no place for.
+
+    Args:
+        page: As it is.
+        sections: In order.
+        command: What makes the page.
+        pictures: Folder of the plots' files, as the page names it.
 
     Raises:
         NoMarkers: It has a place for none.
@@ -56,7 +67,7 @@ def written_into(page: str, sections: Sequence[Section], *, command: str) -> tup
         pattern = re.compile(
             rf"<!-- evidence {re.escape(section.identity)}:.*?{re.escape(end(section))}", re.DOTALL
         )
-        block = _block(section, command=command)
+        block = _block(section, command=command, pictures=pictures)
         page, count = pattern.subn(lambda _, block=block: block, page)  # type: ignore[misc]
         if not count:
             missing.append(section.identity)
@@ -70,6 +81,11 @@ def markdown_of(sections: Sequence[Section]) -> str:
     return "\n".join(f"## {each.title}\n\n{markdown_section(each)}" for each in sections)
 
 
-def _block(section: Section, *, command: str) -> str:
+def _block(section: Section, *, command: str, pictures: str) -> str:
     made = "" if section.is_empty else f"\nMade by `{command}`.\n"
-    return f"{begin(section)}\n\n{markdown_section(section)}{made}\n{end(section)}"
+    plots = "".join(
+        f"![{escaped(figure.labels.title)}]({pictures}/{picture_name(figure)})\n\n"
+        f"{escaped(figure.caption)}\n\n"
+        for figure in section.figures
+    )
+    return f"{begin(section)}\n\n{plots}{markdown_section(section)}{made}\n{end(section)}"

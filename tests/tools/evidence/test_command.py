@@ -48,6 +48,9 @@ def test_a_page_is_made_then_written_anew_around_peoples_words(
 ) -> None:
     page = tmp_path / "evidence.md"
     assert run(trials, "--write", page).exit_code == 0
+    plot = "evidence/loss-against-uplink-med.svg"
+    assert f"]({plot})" in page.read_text()
+    assert (tmp_path / plot).read_text().startswith("<svg")
     page.write_text(page.read_text().replace("## 2.", "By hand.\n\n## 2."))
     before = page.read_text()
     assert run(trials, "--write", page).exit_code == 0
