@@ -57,7 +57,8 @@ class Averaging:
         """Make the next adapter version from the frozen set; nothing is written.
 
         Raises:
-            BadAdapter: Its delta takes more segments than a manifest can name.
+            BadAdapter: Its delta takes more segments than a manifest can name; or the files of an
+                earlier version, which momentum or a delta starts from, are damaged.
             OverflowError: A coordinate of it is beyond float32.
             StoreUnavailable: The segments cannot be read.
         """

@@ -42,8 +42,8 @@ DEFAULT_MIN_BITS_PER_COORDINATE = 0.05
 # The bits of the demo, whose figures are in docs/demo.md.
 DEFAULT_DOWNLINK_BITS = 4.0
 
-# What the server's momentum goes by.
-_MOMENTUM_VERSIONS = 2
+# What the server's momentum goes by: the newest version and the one before.
+MOMENTUM_VERSIONS = 2
 
 # What the paper's payload has against fp32: 153.6 of 1024 MB (arXiv 2604.25421).
 PAPER_CODECS = ("fstq", "fstq-percentile")
@@ -216,9 +216,10 @@ class AggregatorConfig(BaseModel):
                 f"{self.broker.max_packet_bytes - PACKET_OVERHEAD_BYTES}, or raise "
                 "broker.max_packet_bytes"
             )
-        if self.server_momentum and self.keep_versions < _MOMENTUM_VERSIONS:
+        if self.server_momentum and self.keep_versions < MOMENTUM_VERSIONS:
             raise ValueError(
-                "server_momentum goes by the two last versions: set keep_versions to at least 2"
+                "server_momentum goes by the last versions: set keep_versions to at least "
+                f"{MOMENTUM_VERSIONS}"
             )
         codec = codec_named(self.codec)
         if codec.order is Order.EXCHANGEABLE and self.error_feedback:

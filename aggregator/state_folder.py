@@ -29,7 +29,7 @@ from aggregator.adapter_folder import (
 )
 from aggregator.budget import BitsSchedule
 from aggregator.chain import Chain, DeltaFacts, chain_of
-from aggregator.config import AggregatorConfig
+from aggregator.config import MOMENTUM_VERSIONS, AggregatorConfig
 from aggregator.outputs import Commit
 from aggregator.store import ForeignJournal, Store, StoreUnavailable
 from codec.codec import FloatArray
@@ -56,7 +56,7 @@ class StateFolder:
     def __init__(self, config: AggregatorConfig) -> None:
         self._path = config.state_dir
         self._keep_versions = config.keep_versions
-        self._masters = 2 if config.server_momentum else 1
+        self._masters = MOMENTUM_VERSIONS if config.server_momentum else 1
         initial = _initial_adapter(config)
         self.store = Store(self._path / JOURNAL_FILE, identity=_identity(config, initial))
         try:

@@ -23,7 +23,8 @@ class TensorFigures:
 
     Attributes:
         moved: Coordinates that are not zero in an update, summed over the updates in the mean.
-        energy: Squared norm of what the server's step added to the tensor.
+        energy: Squared norm of what the mean added to the tensor: the server's step, without what
+            its momentum carries on.
         bits: Of the payload of the updates in the mean, each tensor's own, as
             `aggregator.tensor_bits` has it; None where the codec cannot tell.
         shared_bits: Those of no tensor; with `bits` they are that payload to the bit.

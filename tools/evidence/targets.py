@@ -44,21 +44,20 @@ class Outcome:
 
         Whole messages as they travel: compressed, with frame, manifest and topic.
         """
-        if self.place is None:
-            return None
-        return value_at([each.wire_up for each in self.trial.rounds], self.place)
+        return self._at_place([each.wire_up for each in self.trial.rounds])
 
     @property
     def bytes_up(self) -> float | None:
         """The same of segments alone, as the codec made them."""
-        if self.place is None:
-            return None
-        return value_at([each.bytes_up for each in self.trial.rounds], self.place)
+        return self._at_place([each.bytes_up for each in self.trial.rounds])
 
     @property
     def all_wire_up(self) -> float:
         """Bytes of the whole trial: the least to a target that was not reached."""
         return self.trial.rounds[-1].wire_up if self.trial.rounds else 0.0
+
+    def _at_place(self, of_rounds: Sequence[float]) -> float | None:
+        return None if self.place is None else value_at(of_rounds, self.place)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ _END: Final = (
 )
 _COMMAND: Final = _END[-1]
 
+# What an adapter's quality says besides shares: the same for every seed of a workload.
+_COUNTED: Final = ("questions", "programs", "tests")
+
 COLUMNS: Final = (
     Column("method", "Method"),
     Column("configuration", "Best configuration", is_text=True),
@@ -164,7 +167,8 @@ def quality_sheet(contests: Sequence[Contest]) -> Sheet | None:
     if not rows:
         return None
     columns = [
-        Column(name, name.replace("_", " "), lambda value: f"{value:.3f}") for name in metrics
+        Column(name, name.replace("_", " "), _count_text if name in _COUNTED else _share_text)
+        for name in metrics
     ]
     head = (Column("workload", "Workload"), Column("configuration", "Configuration", is_text=True))
     return Sheet(
@@ -241,6 +245,14 @@ def _quality(tried: Tried) -> dict[str, float]:
         for name in metrics
         if (values := [quality[name] for quality in known if name in quality])
     }
+
+
+def _count_text(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _share_text(value: float) -> str:
+    return f"{value:.3f}"
 
 
 def _recall(tried: Tried, reference: Tried | None) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -80,14 +80,9 @@ def train_client(
     assert options.scaffold == (control is not None)
     began = time.process_time()
     gradients = MeanGradient(model.parameters) if control else None
-
-    def make_steps(
-        model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
-    ) -> Steps:
-        steps = _LocalSteps(model, plan, seed=seed, at_once=at_once, loss=loss_for(options))
-        steps.vary(options, start=start, control=control, gradients=gradients)
-        return steps
-
+    make_steps = _MakeSteps(
+        options, start=start, control=control, gradients=gradients, loss_for=loss_for
+    )
     with _frozen_a(model, frozen=options.freeze_a):
         trained = train(
             model,
@@ -137,18 +132,9 @@ def token_order(
         options: Whose mask names the score.
         loss_for: Gives the model's loss.
     """
-    made: list[Steps] = []
-
-    def make_steps(
-        model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
-    ) -> Steps:
-        steps = _LocalSteps(model, plan, seed=seed, at_once=at_once, loss=loss_for(options))
-        steps.vary(options, start=adapter, control=None, gradients=None)
-        made.append(steps)
-        return steps
-
     mask = options.mask if options.mask is not TokenMask.OFF else TokenMask.HARD
     options = replace(options, mask=mask, interval=1, prox=0.0, scaffold=False)
+    make_steps = _MakeSteps(options, start=adapter, loss_for=loss_for)
     looked = replace(
         masked_plan(plan, options),
         local_steps=math.ceil(len(rows) / (plan.batch_size * plan.accumulation_steps)),
@@ -165,7 +151,8 @@ def token_order(
         make_steps=make_steps,
     )
     ids = np.unique(np.concatenate([np.asarray(row.ids)[np.asarray(row.learnt)] for row in rows]))
-    scores = made[0].scores.of(ids)
+    assert make_steps.made is not None
+    scores = make_steps.made.scores.of(ids)
     return [int(each) for each in ids[np.argsort(-scores, kind="stable")]]
 
 
@@ -228,6 +215,28 @@ class _LocalSteps(Steps):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter - start, alpha=self._prox)
         return self._norm()
+
+
+@dataclass
+class _MakeSteps:
+    """Makes steps as a method has them for `train`, and keeps them."""
+
+    options: LocalOptions
+    _: KW_ONLY
+    start: FloatArray
+    control: Control | None = None
+    gradients: MeanGradient | None = None
+    loss_for: LossFor
+    made: Steps | None = None
+
+    def __call__(
+        self, model: AdaptedModel, plan: TrainingPlan, *, seed: int, at_once: RowsAtOnce
+    ) -> Steps:
+        loss = self.loss_for(self.options)
+        steps = _LocalSteps(model, plan, seed=seed, at_once=at_once, loss=loss)
+        steps.vary(self.options, start=self.start, control=self.control, gradients=self.gradients)
+        self.made = steps
+        return steps
 
 
 def _split(model: AdaptedModel, flat: FloatArray) -> list[torch.Tensor]:

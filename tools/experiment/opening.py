@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from codec.codec import FloatArray
 from tools.experiment.quality.token_recall import TOKEN_ORDER
-from tools.experiment.spec import ExperimentError, Trial
+from tools.experiment.spec import CPU, ExperimentError, Trial
 from tools.experiment.trials import Opened
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_trial(trial: Trial, data: Path) -> Opened:
     # Threads that wait for each other on cores that others use as well take ten times as long.
     torch.set_num_threads(1)
     hide_others(None)  # no base model is held in few bits for this
-    if trial.device != "cpu" and not torch.cuda.is_available():
+    if trial.device != CPU and not torch.cuda.is_available():
         raise ExperimentError(f"device: {trial.device}: torch finds no GPU here; leave it out")
     settings = FleetSettings(
         model=trial.model,

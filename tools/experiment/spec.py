@@ -33,7 +33,7 @@ from transport.control import TrainingPlan
 # What a method says and a plan therefore must not.
 _OF_METHODS: Final = ("mask", "mask_interval", "token_ratio")
 _DATA_VARIABLE: Final = "FEDFSTQ_DATA"
-_CPU: Final = "cpu"
+CPU: Final = "cpu"
 _FLOAT32: Final = "float32"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$")]
@@ -93,7 +93,7 @@ class ExperimentSpec(_Checked):
 
     name: Name
     model: Annotated[str, Field(min_length=1)] = "tools/base"
-    device: Literal["cpu", "cuda"] = _CPU
+    device: Literal["cpu", "cuda"] = CPU
     dtype: Literal["float32", "bfloat16"] = _FLOAT32
     workloads: Annotated[tuple[Name, ...], Field(min_length=1)]
     data: Path | None = None
@@ -263,7 +263,7 @@ class Trial:
         if math.isinf(self.alpha):
             found["alpha"] = "inf"
         # Files from before these could be chosen do not say them.
-        for key, usual in (("device", _CPU), ("dtype", _FLOAT32)):
+        for key, usual in (("device", CPU), ("dtype", _FLOAT32)):
             if found[key] == usual:
                 del found[key]
         return found
