@@ -25,6 +25,7 @@ from tools.bench.fingerprint import fingerprint
 from tools.experiment.jobs import play_all
 from tools.experiment.opening import open_trial
 from tools.experiment.records import Origin, State, revision, state_of, trial_path
+from tools.experiment.reuse import take_over
 from tools.experiment.spec import (
     ExperimentError,
     ExperimentSpec,
@@ -47,6 +48,7 @@ class Campaign:
     folder: Path
     jobs: tuple[Job, ...]
     retry: bool
+    reuse: tuple[Path, ...] = ()
 
     @classmethod
     def of(
@@ -58,12 +60,17 @@ class Campaign:
         data: Path | None,
         environ: Mapping[str, str],
         retry: bool,
+        reuse: Sequence[Path] = (),
     ) -> Campaign:
         """Return the campaign of an experiment's file.
 
         Raises:
-            ExperimentError: The file, a filter, or the base model cannot be used.
+            ExperimentError: The file, a filter, a folder to take from, or the base model cannot be
+                used.
         """
+        for other in reuse:
+            if not other.is_dir():
+                raise ExperimentError(f"--reuse {other}: no folder")
         spec = read_spec(file)
         trials = chosen(spec.trials(), only)
         try:
@@ -83,7 +90,7 @@ class Campaign:
             )
             for trial in trials
         )
-        return cls(spec, folder, jobs, retry)
+        return cls(spec, folder, jobs, retry, tuple(reuse))
 
 
 @dataclass(slots=True)
@@ -93,6 +100,7 @@ class Findings:
     Attributes:
         folder: Where the trials' files are.
         there: Trials whose files were finished before.
+        reused: Trials that were taken over from another experiment.
         done: Trials that were finished now.
         failed: Trials that ended in a failure of their own now, and it.
         broken: Trials that a fault of ours ended, and it.
@@ -101,6 +109,7 @@ class Findings:
 
     folder: Path
     there: int
+    reused: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -111,6 +120,7 @@ class Findings:
         return {
             "folder": str(self.folder),
             "there": self.there,
+            "reused": self.reused,
             "done": self.done,
             "failed": self.failed,
             "broken": self.broken,
@@ -119,7 +129,9 @@ class Findings:
 
     def sentence(self) -> str:
         """Return it as one line."""
-        parts = [f"{self.there} were there", f"{len(self.done)} done"]
+        parts = [f"{self.there} were there"]
+        parts += [f"{len(self.reused)} reused"] if self.reused else []
+        parts += [f"{len(self.done)} done"]
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"{len(self.broken)} broken"] if self.broken else []
         parts += [f"{self.left} left"] if self.left else []
@@ -167,6 +179,9 @@ def run(
     wanted = {State.ABSENT, State.FAILED} if campaign.retry else {State.ABSENT}
     jobs = [job for job, state in zip(campaign.jobs, there, strict=True) if state in wanted]
     findings = Findings(campaign.folder, there=len(there) - len(jobs))
+    taken = {job.trial.id for job in jobs if _taken_over(job, campaign)}
+    findings.reused = sorted(taken)
+    jobs = [job for job in jobs if job.trial.id not in taken]
     notes.print(
         f"{campaign.spec.name}: {count_text(len(jobs), 'trial')} of {len(there)} to play, of"
         f" {count_text(campaign.spec.rounds, 'round')} each; files in {campaign.folder}",
@@ -176,6 +191,13 @@ def run(
     _follow(events, findings, rounds=(campaign.spec.rounds + 1) * len(jobs), console=notes)
     findings.left = len(jobs) - len(findings.done) - len(findings.failed)
     return findings
+
+
+def _taken_over(job: Job, campaign: Campaign) -> bool:
+    # One that failed is here because it is to be played again.
+    if not campaign.reuse or trial_path(job.folder, job.trial).exists():
+        return False
+    return take_over(job, campaign.reuse)
 
 
 def _follow(events: Iterable[Event], findings: Findings, *, rounds: int, console: Console) -> None:

@@ -47,6 +47,14 @@ def experiment(
     limit_minutes: Annotated[
         float | None, typer.Option(min=0, help="Begin no other trial after so many minutes.")
     ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Take trials that another experiment has played from its folder, where they are"
+            " the same in everything; may be repeated.",
+        ),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run trials again that failed.")] = False,
     listing: Annotated[
         bool, typer.Option("--list", help="Only say which trials there are, and how far.")
@@ -63,7 +71,13 @@ def experiment(
 
     try:
         campaign = Campaign.of(
-            file, out=out, only=only or (), data=data, environ=os.environ, retry=retry
+            file,
+            out=out,
+            only=only or (),
+            data=data,
+            environ=os.environ,
+            retry=retry,
+            reuse=reuse or (),
         )
         if listing:
             _list({trial.id: state.value for trial, state in states(campaign)}, as_json=as_json)

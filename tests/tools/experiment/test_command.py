@@ -99,3 +99,19 @@ def test_a_file_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
     result = command(tmp_path / "none.yaml")
     assert result.exit_code == 78
     assert "cannot be read" in result.stderr
+
+
+@pytest.mark.torch
+def test_trials_of_another_experiment_are_not_played_again(file: Path, tmp_path: Path) -> None:
+    first = command(file, "--out", tmp_path / "one", "--json", "--only", "method=fp32")
+    assert first.exit_code == 0, first.output
+    file.write_text(file.read_text(encoding="utf-8").replace("tiny", "other"), encoding="utf-8")
+    result = command(file, "--out", tmp_path / "two", "--reuse", tmp_path / "one", "--json")
+    found = json.loads(result.stdout)
+    assert found["reused"] == ["stdlib-a0.1-n3-s0-fp32"]
+    assert found["done"] == ["stdlib-a0.1-n3-s0-fstq-r@2_mask=hard"]
+    again = command(file, "--out", tmp_path / "two", "--json")
+    assert json.loads(again.stdout)["there"] == 2
+    nowhere = command(file, "--out", tmp_path / "two", "--reuse", tmp_path / "none")
+    assert nowhere.exit_code == 78
+    assert "none: no folder" in nowhere.stderr
