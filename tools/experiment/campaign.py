@@ -179,9 +179,9 @@ def run(
     wanted = {State.ABSENT, State.FAILED} if campaign.retry else {State.ABSENT}
     jobs = [job for job, state in zip(campaign.jobs, there, strict=True) if state in wanted]
     findings = Findings(campaign.folder, there=len(there) - len(jobs))
-    taken = {job.trial.id for job in jobs if _taken_over(job, campaign)}
-    findings.reused = sorted(taken)
-    jobs = [job for job in jobs if job.trial.id not in taken]
+    absent = [job for job, state in zip(campaign.jobs, there, strict=True) if state is State.ABSENT]
+    findings.reused = [job.trial.id for job in absent if take_over(job, campaign.reuse)]
+    jobs = [job for job in jobs if job.trial.id not in findings.reused]
     notes.print(
         f"{campaign.spec.name}: {count_text(len(jobs), 'trial')} of {len(there)} to play, of"
         f" {count_text(campaign.spec.rounds, 'round')} each; files in {campaign.folder}",
@@ -191,13 +191,6 @@ def run(
     _follow(events, findings, rounds=(campaign.spec.rounds + 1) * len(jobs), console=notes)
     findings.left = len(jobs) - len(findings.done) - len(findings.failed)
     return findings
-
-
-def _taken_over(job: Job, campaign: Campaign) -> bool:
-    # One that failed is here because it is to be played again.
-    if not campaign.reuse or trial_path(job.folder, job.trial).exists():
-        return False
-    return take_over(job, campaign.reuse)
 
 
 def _follow(events: Iterable[Event], findings: Findings, *, rounds: int, console: Console) -> None:

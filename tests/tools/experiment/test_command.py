@@ -106,6 +106,9 @@ def test_trials_of_another_experiment_are_not_played_again(file: Path, tmp_path:
     first = command(file, "--out", tmp_path / "one", "--json", "--only", "method=fp32")
     assert first.exit_code == 0, first.output
     file.write_text(file.read_text(encoding="utf-8").replace("tiny", "other"), encoding="utf-8")
+    (tmp_path / "two").mkdir()
+    whole = (tmp_path / "one" / "stdlib-a0.1-n3-s0-fp32.jsonl").read_bytes()
+    (tmp_path / "two" / "stdlib-a0.1-n3-s0-fp32.jsonl").write_bytes(whole[: len(whole) // 2])
     result = command(file, "--out", tmp_path / "two", "--reuse", tmp_path / "one", "--json")
     found = json.loads(result.stdout)
     assert found["reused"] == ["stdlib-a0.1-n3-s0-fp32"]
