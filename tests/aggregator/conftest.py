@@ -321,6 +321,7 @@ class Rig:
             "codec": "fp32",
             "segment_bytes": 256,
             "downlink_codec": None,
+            "server_momentum": 0.0,  # so that a version is the mean of what was sent
         }
         self.config = AggregatorConfig.model_validate(values | changes)
         self.devices: dict[str, Device] = {}
