@@ -16,6 +16,7 @@ import numpy as np
 from aggregator.adapter_folder import Adapter, Delta
 from aggregator.config import AggregatorConfig
 from codec.codec import Budget, FloatArray
+from codec.layout import Layout
 from codec.registry import codec_named
 from codec.update import move
 
@@ -37,19 +38,59 @@ def next_version(
         OverflowError: The result does not fit float32.
     """
     assert config.downlink_codec is not None
-    layout = published.layout
-    digest = hashlib.sha256(f"{config.seed}/downlink/{version}".encode()).digest()
-    segments = codec_named(config.downlink_codec).encode(
-        master - published.flat,
+    flat, segments = moved_towards(
+        master,
+        published.flat,
+        layout=published.layout,
+        codec=config.downlink_codec,
+        budget=Budget(config.downlink_bytes(published.layout.size), config.segment_bytes),
+        seed=config.seed,
+        version=version,
+    )
+    return flat, Delta(config.downlink_codec, segments, master)
+
+
+def moved_towards(
+    master: FloatArray,
+    published: FloatArray,
+    *,
+    layout: Layout,
+    codec: str,
+    budget: Budget,
+    seed: int,
+    version: int,
+) -> tuple[FloatArray, tuple[bytes, ...]]:
+    """Return what devices have once they hold a version's delta, and the delta's segments.
+
+    Args:
+        master: float32 (layout.size,), the server's exact adapter of this version.
+        published: float32 (layout.size,), the version before, as devices have it.
+        layout: The adapter's.
+        codec: The downlink codec's name; an ordered one.
+        budget: The delta's.
+        seed: The run's.
+        version: The version that is made, ≥ 1.
+
+    Raises:
+        OverflowError: The result does not fit float32.
+    """
+    digest = hashlib.sha256(f"{seed}/downlink/{version}".encode()).digest()
+    with np.errstate(over="ignore"):
+        way = master - published
+    _check_finite(way)
+    segments = codec_named(codec).encode(
+        way,
         None,
         layout=layout,
-        budget=Budget(
-            update_bytes=config.downlink_bytes(layout.size), segment_bytes=config.segment_bytes
-        ),
+        budget=budget,
         seed=int.from_bytes(digest[:8], "little") >> 1,
     )
-    flat = published.flat.copy()
-    move(config.downlink_codec, dict(enumerate(segments)), base=flat, layout=layout)
+    flat = published.copy()
+    move(codec, dict(enumerate(segments)), base=flat, layout=layout)
+    _check_finite(flat)
+    return flat, segments
+
+
+def _check_finite(flat: FloatArray) -> None:
     if not np.isfinite(flat).all():
         raise OverflowError("the new adapter does not fit float32: lower server_step")
-    return flat, Delta(config.downlink_codec, segments, master)

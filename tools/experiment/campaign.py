@@ -247,4 +247,7 @@ def _command(file: Path, trial: Trial, data: Path | None) -> str:
 
 def _fingerprint(trial: Trial) -> str:
     method = trial.parsed
-    return fingerprint(method.uplink, codec_named(method.codec))
+    up = fingerprint(method.uplink, codec_named(method.codec))
+    if method.down is None:
+        return up
+    return f"{up}-{fingerprint(method.down, codec_named(method.down.codec))}"

@@ -16,6 +16,7 @@ The text form is the codec's name, then what is not as in FedAvg:
     mask=hard|soft|random|gradient-norm|attention   with ratio=R, interval=H
     merge=R                       tokens merged by attention
     importance=fisher|uniform|magnitude|gradient-norm|random|oracle
+    down=CODEC[@BITS]             versions go down as deltas in an ordered codec; else whole
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeVar
 
-from codec.codec import Codec
+from codec.codec import Codec, Order
+from codec.registry import codec_named
 from tools.bench.methods import STEP_MAX, BadMethod, Rate, number_of, rate_of, shortest, step_of
 from tools.bench.methods import Method as CodecMethod
 from tools.bench.methods import check_method as check_codec
@@ -54,6 +56,7 @@ _OPTIONS: Final = (
     "interval",
     "merge",
     "importance",
+    "down",
 )
 
 
@@ -79,6 +82,7 @@ class Method:
         momentum: β of plain averaging's velocity, 0 to below 1.
         tau: τ of the adaptive servers, above 0.
         local: What differs in the clients' training.
+        down: Codec and rate of the versions' deltas; None sends every version whole.
     """
 
     codec: str
@@ -89,6 +93,7 @@ class Method:
     momentum: float = 0.0
     tau: float = _TAU
     local: LocalOptions = _PLAIN
+    down: CodecMethod | None = None
 
     @property
     def uplink(self) -> CodecMethod:
@@ -96,7 +101,8 @@ class Method:
         return CodecMethod(self.codec, self.rate, self.feedback)
 
     def __str__(self) -> str:
-        return ",".join([str(self.uplink), *_server_parts(self), *_local_parts(self.local)])
+        down = [] if self.down is None else [f"down={self.down}"]
+        return ",".join([str(self.uplink), *_server_parts(self), *_local_parts(self.local), *down])
 
 
 def parse_method(text: str) -> Method:
@@ -120,6 +126,7 @@ def parse_method(text: str) -> Method:
             momentum=_share(found.get("momentum") or "0", "momentum"),
             tau=number_of(found.get("tau") or str(_TAU), most=STEP_MAX),
             local=_local(found),
+            down=_down(down) if (down := found.get("down")) else None,
         )
         _check_options(method, found)
     except ValueError as error:
@@ -132,9 +139,15 @@ def check_method(method: Method, codec: Codec) -> None:
 
     Raises:
         BadMethod: A rate for a codec of fixed size, none for one that needs it, or feedback for a
-            codec whose segments stand for the whole.
+            codec whose segments stand for the whole; or versions cannot go down as they should.
+        UnknownCodec: No codec is called as that of the versions' deltas.
     """
     check_codec(method.uplink, codec)
+    if method.down is not None:
+        down = codec_named(method.down.codec)
+        if down.order is not Order.ORDERED:
+            raise BadMethod(f"method {method}: down needs an ordered codec, as fstq+@4")
+        check_codec(method.down, down)
 
 
 def _options(options: list[str]) -> dict[str, str | None]:
@@ -176,6 +189,16 @@ def _local(found: Mapping[str, str | None]) -> LocalOptions:
         freeze_a="freeze" in found,
         **given,
     )
+
+
+def _down(text: str) -> CodecMethod:
+    codec, at, rate = text.partition("@")
+    if not _CODEC.fullmatch(codec):
+        raise ValueError(f"down={text:.40}: write a codec, as fstq+@4")
+    found = rate_of(rate) if at else None
+    if found is not None and found.first != found.last:
+        raise ValueError(f"down={text:.40}: a delta has one rate in all rounds")
+    return CodecMethod(codec, found)
 
 
 def _check_options(method: Method, found: Mapping[str, str | None]) -> None:

@@ -23,6 +23,7 @@ from codec.codec import Budget, Codec, FloatArray, SumArray
 from codec.errors import CodecError, InvalidInput
 from codec.residual import residual_after
 from tools.bench.experiment import MAX_DELTA_ABS
+from tools.experiment.downlink import Downlink
 from tools.experiment.fleet import Evaluation, Fleet, LocalUpdate, TrialFailed
 from tools.experiment.methods import Method
 from tools.experiment.sent import Sent
@@ -89,7 +90,8 @@ class Point:
         evaluation: Of the new adapter; None where this round has none.
         bytes_up: Segments of all updates that arrived so far, headers counted.
         wire_up: Whole messages of these updates, manifests and topics counted.
-        bytes_down: Messages of the fp32 snapshots that all cohorts fetched so far.
+        bytes_down: Messages of the versions that all cohorts fetched so far: fp32 snapshots, or
+            deltas where the method has them.
         clients: The round's cohort.
     """
 
@@ -153,6 +155,13 @@ class _Run:
         self._clock = clock
         self._sent = Sent(fleet.layout, freeze_a=method.local.freeze_a)
         self._server = ServerOptimizer(method, order=codec.order, adapter=adapter)
+        self._downlink = Downlink(
+            method.down,
+            layout=fleet.layout,
+            segment_bytes=plan.segment_bytes,
+            seed=plan.seed,
+            adapter=adapter,
+        )
         self._controls: ControlVariates | None = None
         if method.local.scaffold:
             self._controls = ControlVariates(adapter.size, clients=len(fleet.client_ids))
@@ -161,8 +170,8 @@ class _Run:
 
     @property
     def adapter(self) -> FloatArray:
-        """The newest version."""
-        return self._server.adapter
+        """The newest version, as clients have it."""
+        return self._downlink.adapter
 
     def point(self, number: int, clients: tuple[ClientRound, ...]) -> Point:
         """Return where the trial is, with an evaluation where this round has one.
@@ -190,7 +199,7 @@ class _Run:
             round_id=number,
             attempt=0,
         )
-        fetched = self._snapshot_bytes()
+        fetched = sum(map(self._downlink.fetch, cohort)) + len(cohort) * self._control_bytes()
         made = []
         for client_id in cohort:
             try:
@@ -204,6 +213,7 @@ class _Run:
                 bits=8 * sum(map(_update_bytes, arrived)) / (len(arrived) * self._sent.layout.size),
                 cohort=len(arrived),
             )
+            self._downlink.publish(self._server.adapter)
         if arrived and self._controls is not None:
             self._controls.arrived(
                 [(each.client_id, each.control_change) for each in arrived
@@ -212,17 +222,17 @@ class _Run:
         clients = tuple(self._client_round(each, number) for each in made)
         self._bytes_up += sum(each.bytes for each in clients if each.arrived)
         self._wire_up += sum(each.wire for each in clients if each.arrived)
-        self._bytes_down += fetched * len(cohort)
+        self._bytes_down += fetched
         return clients
 
-    def _snapshot_bytes(self) -> int:
-        """Return what each client of a round fetches: the adapter, and SCAFFOLD's c where it is."""
-        fetched = (
-            [self.adapter] if self._controls is None else [self.adapter, self._controls.server]
-        )
-        return sum(
-            snapshot_bytes(flat, layout=self._fleet.layout, segment_bytes=self._plan.segment_bytes)
-            for flat in fetched
+    def _control_bytes(self) -> int:
+        """Return what each client of a round fetches beside the adapter: SCAFFOLD's c."""
+        if self._controls is None:
+            return 0
+        return snapshot_bytes(
+            self._controls.server,
+            layout=self._fleet.layout,
+            segment_bytes=self._plan.segment_bytes,
         )
 
     def _mean(self, arrived: list[_Made], number: int) -> SumArray:

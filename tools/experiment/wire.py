@@ -99,18 +99,38 @@ def snapshot_bytes(adapter: FloatArray, *, layout: Layout, segment_bytes: int) -
         budget=Budget(update_bytes=None, segment_bytes=segment_bytes),
         seed=0,
     )
+    return _version_bytes(bodies, layout=layout, codec="fp32", version=1, delta=False)
+
+
+def delta_bytes(segments: Sequence[bytes], *, layout: Layout, codec: str, version: int) -> int:
+    """Return the bytes of a version's delta from the one before, manifest and segments.
+
+    Args:
+        segments: As the downlink codec made them.
+        layout: The adapter's.
+        codec: The downlink codec's name.
+        version: The version, ≥ 1.
+    """
+    return _version_bytes(segments, layout=layout, codec=codec, version=version, delta=True)
+
+
+def _version_bytes(
+    bodies: Sequence[bytes], *, layout: Layout, codec: str, version: int, delta: bool
+) -> int:
     manifest = AdapterManifest(
         run=_RUN,
-        version=1,
+        version=version,
         base_digest=_DIGEST,
         layout=tuple((tensor.name, tensor.shape) for tensor in layout.tensors),
-        codec="fp32",
+        codec=codec,
         segments=_entries(bodies),
         sha256=_DIGEST,
         adapter_config="{}",
     )
-    messages: list[tuple[Address, Message]] = [(ModelManifest(1), manifest)]
-    messages += [(ModelSegment(1, index), Segment(body)) for index, body in enumerate(bodies)]
+    messages: list[tuple[Address, Message]] = [(ModelManifest(version, delta), manifest)]
+    messages += [
+        (ModelSegment(version, index, delta), Segment(body)) for index, body in enumerate(bodies)
+    ]
     return _published(messages)
 
 

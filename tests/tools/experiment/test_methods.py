@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from codec.registry import codec_named
 from tools.bench.methods import BadMethod, Rate
+from tools.bench.methods import Method as CodecMethod
 from tools.experiment.local_options import Importance, LocalOptions, TokenMask
 from tools.experiment.methods import Method, Server, check_method, parse_method
 
@@ -40,6 +41,12 @@ METHODS = st.builds(
     rate=st.none() | st.builds(Rate, POSITIVE, POSITIVE),
     feedback=st.none() | st.floats(1e-6, 1.0),
     local=LOCALS,
+    down=st.none()
+    | st.builds(
+        lambda codec, bits: CodecMethod(codec, None if bits is None else Rate(bits, bits)),
+        st.from_regex(r"[a-z0-9][a-z0-9+-]{0,39}", fullmatch=True),
+        st.none() | POSITIVE,
+    ),
 )
 
 
@@ -67,6 +74,10 @@ def test_a_methods_text_gives_the_method_back(method: Method) -> None:
                 server_step=0.03,
                 tau=0.01,
             ),
+        ),
+        (
+            "fp32,momentum=0.5,down=fstq+@4",
+            Method("fp32", momentum=0.5, down=CodecMethod("fstq+", Rate(4, 4))),
         ),
         (
             "fp32,prox=0.1,scaffold,freeze=A,importance=oracle,merge=0.25,momentum=0.9",
@@ -123,6 +134,9 @@ def test_what_is_as_in_plain_averaging_is_not_written() -> None:
         ("fp32,server=fedyogi,step=0.1,momentum=0.5", "has its own"),
         ("fp32,server=sgd", "none of average"),
         ("fp32,importance=luck", "none of fisher"),
+        ("fp32,down", "down=…"),
+        ("fp32,down=FSTQ", "write a codec"),
+        ("fp32,down=fstq+@1:4", "one rate"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_said(text: str, complaint: str) -> None:
@@ -130,7 +144,10 @@ def test_what_cannot_be_meant_is_refused_and_said(text: str, complaint: str) -> 
         parse_method(text)
 
 
-@pytest.mark.parametrize("text", ["fp32@1", "eden", "eden@1,ef"])
+@pytest.mark.parametrize(
+    "text",
+    ["fp32@1", "eden", "eden@1,ef", "fp32,down=eden@1", "fp32,down=fstq+", "fp32,down=fp16@1"],
+)
 def test_a_codec_that_cannot_do_what_is_asked_is_refused(text: str) -> None:
     method = parse_method(text)
     with pytest.raises(BadMethod):
