@@ -222,7 +222,7 @@ class AggregatorConfig(BaseModel):
         if self.server_momentum and self.keep_versions < MOMENTUM_VERSIONS:
             raise ValueError(
                 "server_momentum goes by the last versions: set keep_versions to at least "
-                f"{MOMENTUM_VERSIONS}"
+                f"{MOMENTUM_VERSIONS}, or server_momentum to 0"
             )
         codec = codec_named(self.codec)
         if codec.order is Order.EXCHANGEABLE and self.error_feedback:

@@ -76,7 +76,7 @@ def test_the_budget_is_in_bits_or_in_bytes() -> None:
         ({"deadline_s": 0}, "deadline_s"),
         ({"goals": 3}, "goals"),
         ({"server_momentum": 1}, "server_momentum"),
-        ({"server_momentum": 0.5, "keep_versions": 1}, "keep_versions to at least 2"),
+        ({"keep_versions": 1}, "keep_versions to at least 2, or server_momentum to 0"),
         ({"plan": "fast"}, "plan"),
         ({"plan": {"local_steps": "many"}}, "local_steps"),
     ],
