@@ -13,7 +13,7 @@ from typing import Any, Final
 from tools.evidence.contest import Contest, against
 from tools.evidence.families import Role
 from tools.evidence.sheets import Sheet
-from tools.evidence.statistics import SIGNIFICANT, holm, interval, summary, t_test, wilcoxon
+from tools.evidence.statistics import holm, interval, summary, t_test, wilcoxon
 from tools.evidence.targets import Comparison, Tried, loss_at_bytes
 from tools.evidence.uplink import bytes_values
 from tools.evidence.words import loss, megabytes, p_text, percent, setting_text, times
@@ -68,12 +68,6 @@ def matched_sheets(contest: Contest, *, keys: Sequence[str]) -> list[Sheet]:
     return [_sheet(group, where=where) for group in matched_groups(comparison)]
 
 
-def matched_findings(contest: Contest, *, keys: Sequence[str]) -> list[str]:
-    """Return, per group of equal bytes, what each control loses against choosing with Fisher."""
-    where = setting_text(contest.comparison.setting, keys)
-    return [_finding(group, where=where) for group in matched_groups(contest.comparison)]
-
-
 def worse_than(first: Tried, other: Tried, count: float) -> list[float]:
     """Return how much worse `other`'s lowest loss is after so many bytes, seed by seed."""
     differences = []
@@ -88,25 +82,6 @@ def worse_than(first: Tried, other: Tried, count: float) -> list[float]:
 def common_bytes(group: Sequence[Tried]) -> float:
     """Return the bytes that every trial of a group has sent."""
     return min(each.all_wire_up for tried in group for each in tried.outcomes.values())
-
-
-def _finding(group: Sequence[Tried], *, where: str) -> str:
-    first, most = group[0], common_bytes(group)
-    differences = [worse_than(first, tried, most) for tried in group[1:]]
-    corrected = holm([t_test(each) for each in differences])
-    parts = []
-    for tried, each, p in zip(group[1:], differences, corrected, strict=True):
-        if not each:
-            continue
-        mean = interval(each).mean
-        if p is None:
-            verdict = "a single pair tells nothing"
-        elif p < SIGNIFICANT:
-            verdict = f"{'worse' if mean > 0 else 'better'}, p {p_text(p)}"
-        else:
-            verdict = f"not told apart, p {p_text(p)}"
-        parts.append(f"`{tried.text}` {mean:+.4f} ({verdict})")
-    return f"{where}, same bytes, loss against `{first.text}`: {'; '.join(parts)}."
 
 
 def _sheet(group: Sequence[Tried], *, where: str) -> Sheet:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from tools.evidence.contest import Contest, contest_of
 from tools.evidence.curves import matched_figures, uplink_figure
+from tools.evidence.deciding import deciding_findings, deciding_sheet
 from tools.evidence.goals import own_sentences, time_verdict, uplink_verdicts
-from tools.evidence.matched import matched_findings, matched_sheets
+from tools.evidence.matched import matched_sheets
 from tools.evidence.measured import (
     INFERENCE,
     OVERHEAD,
@@ -161,13 +162,15 @@ def _time(
 
 
 def _matched(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    together = list(experiments_of(main).values())
+    deciding = [deciding_sheet(group) for group in together]
     sheets = tuple(sheet for each in main for sheet in matched_sheets(each, keys=keys))
     return Section(
         "matched",
         "What choosing by Fisher gains at the same bytes",
         (_MATCHED,) if sheets else (),
-        tuple(text for each in main for text in matched_findings(each, keys=keys)),
-        sheets,
+        tuple(text for group in together for text in deciding_findings(group)),
+        (*_known(deciding), *sheets),
         tuple(figure for each in main for figure in matched_figures(each, keys=keys)),
     )
 
