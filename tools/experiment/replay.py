@@ -38,6 +38,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from agent.adapter import make_initial_adapter
+from agent.base import BaseError
 from aggregator.adapter_folder import read_adapter
 from codec.registry import codec_named
 from tools.experiment.methods import parse_method
@@ -122,7 +123,7 @@ def read_trial(path: Path) -> Sent:
     """Return what a trial's file says was sent in its first round.
 
     Raises:
-        NotReplayable: It is no trial, or nothing arrived in it.
+        NotReplayable: It is no trial, nothing arrived in it, or its base model is not here.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -139,13 +140,17 @@ def read_trial(path: Path) -> Sent:
     arrived = tuple(client for client in clients if client.arrived)
     if not arrived:
         raise NotReplayable(f"{path}: nothing arrived in its first round")
+    try:
+        coordinates = _coordinates(trial)
+    except BaseError as error:
+        raise NotReplayable(f"{path}: {error}") from error
     return Sent(
         name=path.stem,
         method=trial["method"],
         codec=parse_method(trial["method"]).codec,
         seed=int(trial["seed"]),
         clients=arrived,
-        coordinates=_coordinates(trial),
+        coordinates=coordinates,
         segment_bytes=int(trial["segment_bytes"]),
     )
 

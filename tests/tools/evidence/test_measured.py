@@ -29,7 +29,9 @@ INFERENCE: dict[str, Any] = {
     "end_to_end_speedup": 1.6,
     "end_to_end_speedup_low": 1.5,
     "end_to_end_speedup_high": 1.7,
+    "span_tokens": 1,
     "relative_loss_change": 0.01,
+    "relative_accuracy_change": -0.02,
 }
 
 
@@ -58,14 +60,25 @@ def test_inference_is_judged_by_the_fastest_that_keeps_the_quality() -> None:
     blind = INFERENCE | {"end_to_end_speedup": 9.0, "keep_ratio": 0.0}
     whole = INFERENCE | {"selection": "none", "end_to_end_speedup": 10.0}
     slow = INFERENCE | {"end_to_end_speedup": 1.2}
-    (found,) = inference_verdicts([whole, worse, blind, slow, INFERENCE])
+    found, by_accuracy = inference_verdicts([whole, worse, blind, slow, INFERENCE])
     assert found.reached
+    assert by_accuracy.found == "nothing keeps the quality"
+    right = INFERENCE | {"end_to_end_speedup": 2.0, "relative_accuracy_change": -0.01}
+    assert inference_verdicts([right | {"relative_loss_change": 0.5}])[1].reached
+    assert "less token accuracy" in by_accuracy.goal
     assert (found.found, found.where) == ("1.60×", "med, tiny")  # noqa: RUF001  # the sign that is meant
     assert found.span == "1.50 to 1.70"
     assert inference_verdicts([slow])[0].reached is False
-    assert inference_verdicts([worse])[0].found == "nothing keeps the loss"
+    assert inference_verdicts([worse])[0].found == "nothing keeps the quality"
     assert inference_verdicts([whole]) == []
     assert inference_sheet([INFERENCE, {}]).rows[1]["end_to_end_span"] is None
+
+
+def test_of_several_ways_to_drop_the_same_tokens_the_best_is_shown() -> None:
+    spans = INFERENCE | {"span_tokens": 16, "relative_loss_change": 0.002}
+    fewer = INFERENCE | {"keep_ratio": 0.4, "relative_loss_change": 0.05}
+    shown = inference_sheet([INFERENCE, spans, fewer]).rows
+    assert [(row["keep_ratio"], row["span_tokens"]) for row in shown] == [(0.5, 16), (0.4, 1)]
 
 
 def test_real_links_stand_beside_the_model() -> None:

@@ -92,6 +92,16 @@ def test_what_is_no_trial_is_refused(tmp_path: Path, lines: list[dict[str, Any]]
         read_trial(trial_file(tmp_path, *lines))
 
 
+def test_a_base_model_that_is_not_here_is_said(tmp_path: Path) -> None:
+    path = trial_file(
+        tmp_path,
+        {"kind": "trial", "trial": TRIAL | {"model": str(tmp_path / "no base")}},
+        {"kind": "round", "round": 1, "clients": [client("c1")]},
+    )
+    with pytest.raises(NotReplayable, match="no base model"):
+        read_trial(path)
+
+
 def test_a_file_that_is_no_json_is_one_line_and_exit_2(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("{")
