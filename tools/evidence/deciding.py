@@ -33,8 +33,8 @@ _FISHER_MASK: Final = "hard"
 _FISHER_MASKS: Final = frozenset({"hard", "soft"})
 
 _COLUMNS: Final = (
-    Column("whole", "With"),
-    Column("control", "In its place"),
+    Column("whole", "With", is_text=True),
+    Column("control", "In its place", is_text=True),
     Column("pairs", "Pairs"),
     Column("worse", "Loss worse by", loss, "At the bytes that both have sent, mean of pairs"),
     Column("worse_span", "95 % interval", str),

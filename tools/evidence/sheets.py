@@ -14,6 +14,9 @@ from tools.report.tables import Column, Row
 # What Markdown would take for HTML.
 _TAG: Final = re.compile(r"<(?=[A-Za-z/!?])")
 
+# Columns that hold a command or a method's text.
+_CODE: Final = frozenset({"command", "configuration", "whole", "control"})
+
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
@@ -173,7 +176,7 @@ def _cell(row: Row, column: Column) -> str:
     if value is None or value == "":
         return ""
     text = escaped(column.words(value))
-    return f"`{text}`" if column.key in {"command", "configuration"} else text
+    return f"`{text}`" if column.key in _CODE else text
 
 
 def _line(cells: Sequence[str]) -> str:
