@@ -90,7 +90,7 @@ def test_a_round_s_energy_is_told_in_joules_before_its_update(
 def test_an_agent_killed_in_the_middle_of_an_upload_sends_the_same_update(
     aggregator: Any, agent_process: Any
 ) -> None:
-    aggregator.journals = 200  # bytes: one segment of several
+    aggregator.journals = 1  # of several segments
     agent_process.start()
     aggregator.begin()
     aggregator.command_train(1)
@@ -154,7 +154,7 @@ def test_an_agent_killed_while_training_trains_again_when_asked_again(
 def test_what_a_deadline_cut_off_goes_into_the_next_update(
     aggregator: Any, agent_process: Any, small: Any
 ) -> None:
-    aggregator.journals = 200
+    aggregator.journals = 1
     agent_process.start()
     aggregator.begin()
     aggregator.command_train(1)
