@@ -52,11 +52,15 @@ def main_contests(contests: Sequence[Contest]) -> list[Contest]:
 def judged(main: Sequence[Contest]) -> list[Contest]:
     """Return the settings by which goals are judged: ours stands against other methods there.
 
-    Those of a single seed tell nothing of chance; they are judged by where there are no others.
+    Fewer seeds tell less of chance: only the experiments with the most seeds are judged by.
     """
-    fair = [contest for contest in main if _has_both_sides(contest)]
-    several = [contest for contest in fair if len(contest.comparison.seeds) > 1]
-    return several or fair or list(main)
+    fair = [contest for contest in main if has_both_sides(contest)] or list(main)
+    seeds = {
+        experiment: max(len(contest.comparison.seeds) for contest in group)
+        for experiment, group in experiments_of(fair).items()
+    }
+    most = max(seeds.values(), default=0)
+    return [contest for contest in fair if seeds[contest.comparison.experiment] == most]
 
 
 def sweep_sheets(contests: Sequence[Contest]) -> list[Sheet]:
@@ -115,7 +119,8 @@ def _usual(group: Sequence[Contest]) -> list[Contest]:
     return kept
 
 
-def _has_both_sides(contest: Contest) -> bool:
+def has_both_sides(contest: Contest) -> bool:
+    """Say whether this project's codec stands against another method than the baseline."""
     comparison = contest.comparison
     others = {
         tried.configuration.role for tried in comparison.tried if tried.text != comparison.baseline

@@ -29,10 +29,11 @@ from tools.evidence.measured import (
 from tools.evidence.other_targets import other_targets_sheet
 from tools.evidence.reading import Folder
 from tools.evidence.runs import failures_sheet, hyperparameters_sheet, shared_sheet
-from tools.evidence.sheets import Section
+from tools.evidence.sheets import Section, Sheet
 from tools.evidence.sweeps import (
     WORKLOAD,
     experiments_of,
+    has_both_sides,
     judged,
     main_contests,
     sweep_sheets,
@@ -100,7 +101,12 @@ def sections_of(folder: Folder) -> tuple[Section, ...]:
     return (
         _goals(folder, first, keys=keys),
         _uplink(first, keys=keys),
-        _time(first, keys=keys, replayed=rows_of(folder.companions, REPLAY)),
+        _time(
+            first,
+            [each for each in others if has_both_sides(each)],
+            keys=keys,
+            replayed=rows_of(folder.companions, REPLAY),
+        ),
         _matched([*first, *others], keys=keys),
         _sweeps(contests, first, keys=keys),
         _configurations("others", "Other servers, other clients, parts taken away", others),
@@ -146,7 +152,11 @@ def _uplink(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
 
 
 def _time(
-    main: Sequence[Contest], *, keys: Sequence[str], replayed: Sequence[Mapping[str, Any]]
+    main: Sequence[Contest],
+    others: Sequence[Contest],
+    *,
+    keys: Sequence[str],
+    replayed: Sequence[Mapping[str, Any]],
 ) -> Section:
     return Section(
         "time",
@@ -156,6 +166,11 @@ def _time(
         (
             *(time_sheet(each, profile, keys=keys) for each in main for profile in PROFILES),
             *(energy_sheet(each, keys=keys) for each in main),
+            *(
+                _named(time_sheet(each, profile, keys=keys), each)
+                for each in others
+                for profile in PROFILES
+            ),
             *((replay_sheet(replayed),) if replayed else ()),
         ),
     )
@@ -196,11 +211,12 @@ def _configurations(identity: str, title: str, contests: Sequence[Contest]) -> S
     return Section(
         identity,
         title,
-        sheets=tuple(
-            replace(sheet, title=f"{sheet.title} (experiment {each.comparison.experiment})")
-            for sheet, each in zip(sheets, contests, strict=True)
-        ),
+        sheets=tuple(_named(sheet, each) for sheet, each in zip(sheets, contests, strict=True)),
     )
+
+
+def _named(sheet: Sheet, contest: Contest) -> Sheet:
+    return replace(sheet, title=f"{sheet.title} (experiment {contest.comparison.experiment})")
 
 
 def _measured(companions: Mapping[str, Mapping[str, Any]], kind: str) -> Section:

@@ -68,6 +68,19 @@ def test_goals_are_judged_where_several_seeds_play_both_sides(
     assert {row["reached"] for row in made(alone)["goals"].sheets[0].rows} == {"not reached"}
 
 
+def test_an_experiment_with_fewer_seeds_judges_nothing_but_has_its_times(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=3, methods=METHODS)
+    matrix(tmp_path, seeds=2, methods=METHODS, experiment="network", clients=20)
+    found = made(tmp_path)
+    assert {row["where"] for row in found["goals"].sheets[0].rows} == {"med"}
+    (sheet,) = found["others"].sheets
+    assert sheet.title.endswith("(experiment network)")
+    times = [sheet.title for sheet in found["time"].sheets if "experiment network" in sheet.title]
+    assert len(times) == 2
+
+
 def test_measurements_alone_are_a_document_too(tmp_path: Path) -> None:
     (tmp_path / "o.json").write_text('{"kind": "overhead", "rows": []}')
     assert all(each.is_empty for each in made(tmp_path).values())
