@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from tools.evidence.contest import Contest
@@ -45,15 +46,31 @@ def uplink_figure(contest: Contest, *, keys: Sequence[str]) -> Figure:
 def matched_figures(contest: Contest, *, keys: Sequence[str]) -> list[Figure]:
     """Return the curves of each group of configurations that send the same bytes."""
     where = setting_text(contest.comparison.setting, keys)
-    return [
-        _figure(
-            group[: len(_OTHERS)],
+    figures = []
+    for group in matched_groups(contest.comparison):
+        shown = group[: len(_OTHERS)]
+        figure = _figure(
+            shown,
             _OTHERS,
             title=f"Matched budget {group[0].configuration.tuning}: {where}",
             caption="The same bytes in each round; what is chosen differs.",
         )
-        for group in matched_groups(contest.comparison)
-    ]
+        names = _apart(shown)
+        series = [replace(each, name=name) for each, name in zip(figure.series, names, strict=True)]
+        figures.append(replace(figure, series=tuple(series)))
+    return figures
+
+
+def _apart(group: Sequence[Tried]) -> list[str]:
+    """Return names that say what configurations with the same budget differ in, and no more."""
+    options = [tried.configuration.options for tried in group]
+    shared = set.intersection(*map(set, options))
+    names = []
+    for tried in group:
+        own = (each for each in tried.configuration.options if each not in shared)
+        parts = [f"{name}={value}" if value else name for name, value in own]
+        names.append(", ".join([tried.configuration.codec, *parts]))
+    return names
 
 
 def series_of(tried: Tried, style: str) -> Series:

@@ -63,3 +63,9 @@ def test_matched_configurations_share_a_figure_without_the_baselines_style(
 ) -> None:
     (figure,) = matched_figures(contest, keys=KEYS)
     assert [series.style for series in figure.series] == [f"curve-{at}" for at in (2, 3, 4, 5)]
+    assert [series.name for series in figure.series] == [
+        "fstq+",
+        "fstq-random",
+        "fstq+, importance=random",
+        "fstq+, importance=uniform",
+    ]
