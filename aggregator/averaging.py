@@ -15,10 +15,10 @@ from aggregator.announcements import AdapterFacts
 from aggregator.closing import Aggregated
 from aggregator.config import AggregatorConfig
 from aggregator.downlink import next_version
-from aggregator.fedavg import ClientUpdate, federated_average
+from aggregator.fedavg import Average, ClientUpdate, federated_average
 from aggregator.outputs import Aggregate, Commit, FrozenUpdate
 from aggregator.published import Published
-from aggregator.server_optimizer import step
+from aggregator.server_optimizer import arrivals_factor, step
 from aggregator.state_folder import StateFolder
 from aggregator.tensors import tensor_figures
 from codec.codec import SumArray
@@ -72,20 +72,22 @@ class Averaging:
             norm_policy=self._config.norm_policy,
         )
         version = aggregate.base_version + 1
-        adapter, delta = self._step(average.mean, version)
+        server_step = self._server_step(average)
+        adapter, delta = self._step(average.mean, version, server_step)
         facts = self._published.candidate(adapter, version, delta)
         self._candidate = (adapter, facts, delta)
         logger.info(
-            "aggregated version=%d updates=%d in %.3f s",
+            "aggregated version=%d updates=%d step=%.3g in %.3f s",
             version,
             len(average.included),
+            server_step,
             time.monotonic() - started,
         )
         figures = tensor_figures(
             average.mean,
             average.moved,
             layout=self._adapter.layout,
-            server_step=self._config.server_step,
+            server_step=server_step,
             bits=average.bits,
             payload_bytes=average.payload_bytes,
         )
@@ -116,12 +118,27 @@ class Averaging:
             segments=self._state.store.segments(update.uid, update.accepted),
         )
 
-    def _step(self, mean: SumArray, version: int) -> tuple[Adapter, Delta | None]:
+    def _server_step(self, average: Average) -> float:
+        """Return η of this round, shorter where few updates of few bits arrived."""
+        config = self._config
+        if not config.step_by_arrivals or not average.included:
+            return config.server_step
+        return config.server_step * arrivals_factor(
+            average.bits_per_coordinate,
+            arrived=average.arrived,
+            goal=config.goal,
+            order=codec_named(config.codec).order,
+        )
+
+    def _step(
+        self, mean: SumArray, version: int, server_step: float
+    ) -> tuple[Adapter, Delta | None]:
         """Return the next adapter version, and how it comes from this one where that is asked.
 
         Args:
             mean: float64 (layout.size,), the updates' weighted mean.
             version: The next one.
+            server_step: η of this round.
         """
         config, adapter = self._config, self._adapter
         newest = self._state.delta(version - 1) if config.downlink_codec else None
@@ -129,7 +146,7 @@ class Averaging:
         master = step(
             adapter.flat if newest is None else newest.master,
             mean,
-            server_step=config.server_step,
+            server_step=server_step,
             momentum=config.server_momentum,
             before=before,
         )

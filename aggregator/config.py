@@ -94,6 +94,8 @@ class AggregatorConfig(BaseModel):
             where a codec's error is larger than what it encodes. None publishes whole adapters.
         downlink_bits_per_coordinate: The delta's budget; None takes 4 where the codec takes one.
         server_step: η in Θ ← Θ + η · mean.
+        step_by_arrivals: A round that fewer updates reached than its goal takes a shorter step, as
+            far as its codec's bits are few enough to be noise; `docs/evidence.md`, section 5.
         server_momentum: β of FedAvgM: so much of the last step is taken again with the next one; 0
             is plain averaging. `docs/evidence.md` says what the default gains.
         seed: Seeds the choice of cohorts and the training of devices.
@@ -153,6 +155,7 @@ class AggregatorConfig(BaseModel):
     downlink_codec: str | None = "fstq+"
     downlink_bits_per_coordinate: float | None = Field(default=None, gt=0, le=64)
     server_step: float = Field(default=1.0, gt=0, le=100)
+    step_by_arrivals: bool = True
     server_momentum: float = Field(default=DEFAULT_SERVER_MOMENTUM, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     final_eval_timeout_s: float = Field(default=120.0, gt=0)

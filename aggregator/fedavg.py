@@ -61,6 +61,8 @@ class Average:
         bits: int64 (tensors,), each tensor's own bits of their payload; None where the codec
             cannot tell.
         payload_bytes: Of the segments of those in the mean.
+        arrived: How many are in the mean, parts of exchangeable updates counted as parts.
+        bits_per_coordinate: Of one of them with all its segments, in the mean; 0 without any.
     """
 
     mean: SumArray
@@ -71,6 +73,8 @@ class Average:
     moved: Counts
     bits: Counts | None
     payload_bytes: int
+    arrived: float
+    bits_per_coordinate: float
 
 
 def federated_average(
@@ -103,7 +107,7 @@ def federated_average(
     moved = np.zeros(len(layout.tensors), dtype=np.int64)
     bits = np.zeros(len(layout.tensors), dtype=np.int64) if can_tell(codec) else None
     payload_bytes = 0
-    weights = 0.0
+    whole_bytes = weights = arrived = 0.0
     norms: dict[str, float] = {}
     clipped: list[str] = []
     refused: dict[str, str] = {}
@@ -125,19 +129,34 @@ def federated_average(
             scratch *= norm_bound / norm
             norm = norm_bound
         moved += count_moved(scratch, layout)
-        payload_bytes += sum(map(len, update.segments.values()))
+        update_bytes = sum(map(len, update.segments.values()))
+        payload_bytes += update_bytes
+        whole_bytes += update_bytes / share if share else 0.0
         if bits is not None:
             bits += tensor_bits(
                 codec, update.segments, scratch, layout=layout, segment_count=update.segment_count
             )
-        weight = update.weight * (share if codec.order is Order.EXCHANGEABLE else 1.0)
+        part = share if codec.order is Order.EXCHANGEABLE else 1.0
+        arrived += part
+        weight = update.weight * part
         scratch *= weight
         total += scratch
         weights += weight
         norms[update.uid] = norm
     if weights:
         total /= weights
-    return Average(total, tuple(norms), refused, norms, tuple(clipped), moved, bits, payload_bytes)
+    return Average(
+        mean=total,
+        included=tuple(norms),
+        refused=refused,
+        norms=norms,
+        clipped=tuple(clipped),
+        moved=moved,
+        bits=bits,
+        payload_bytes=payload_bytes,
+        arrived=arrived,
+        bits_per_coordinate=8 * whole_bytes / (layout.size * max(1, len(norms))),
+    )
 
 
 def _decode(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aggregator import averaging
+from aggregator.fedavg import Average, federated_average
 from aggregator.outputs import Aggregate, Commit
+from aggregator.server_optimizer import arrivals_factor
+from codec.codec import Order
 
 
 def die_after_commits(rig: Any, crash: Any) -> None:
@@ -70,16 +75,16 @@ def test_the_same_frozen_set_gives_the_same_version_and_nothing_stands_before_it
     make_rig: Any, downlink: str | None
 ) -> None:
     rig = make_rig(goal=2, quorum=2, rounds=3, downlink_codec=downlink, server_momentum=0.5).start()
-    averaging = rig.service._averaging
-    make, commit = averaging.aggregate, averaging.commit
+    own = rig.service._averaging
+    make, commit = own.aggregate, own.commit
     made: list[str] = []
     worked: list[None] = []
-    averaging._works = lambda: worked.append(None)
+    own._works = lambda: worked.append(None)
 
     def make_twice(aggregate: Aggregate) -> Any:
         first, again = make(aggregate), make(aggregate)
         assert first == again
-        assert averaging._published.facts.version == aggregate.base_version
+        assert own._published.facts.version == aggregate.base_version
         return again
 
     def commit_once(output: Commit) -> Any:
@@ -89,10 +94,38 @@ def test_the_same_frozen_set_gives_the_same_version_and_nothing_stands_before_it
             commit(output)
         return facts
 
-    averaging.aggregate, averaging.commit = make_twice, commit_once
+    own.aggregate, own.commit = make_twice, commit_once
     for device in rig.add("a", "b"):
         device.join()
     rig.finish()
     assert rig.current() == len(made) == 3
-    assert averaging._published.facts.sha256 == made[-1]
+    assert own._published.facts.sha256 == made[-1]
     assert len(worked) == 12, "each of two updates, twice a round"
+
+
+@pytest.mark.parametrize("by_arrivals", [True, False])
+def test_a_round_that_few_updates_reach_takes_a_shorter_step(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch, *, by_arrivals: bool
+) -> None:
+    """One device of two, with fewer bits than this small adapter's segments can have."""
+    bits = 0.01
+    means = []
+
+    def of_few_bits(*args: Any, **options: Any) -> Average:
+        average = replace(federated_average(*args, **options), bits_per_coordinate=bits)
+        means.append(average.mean.copy())
+        return average
+
+    monkeypatch.setattr(averaging, "federated_average", of_few_bits)
+    rig = make_rig(
+        rounds=1, goal=2, quorum=1, codec="eden", update_bytes=400, step_by_arrivals=by_arrivals
+    ).start()
+    for device in rig.add("a"):
+        device.codec = "eden"
+        device.join()
+    rig.finish()
+    factor = arrivals_factor(bits, arrived=1, goal=2, order=Order.EXCHANGEABLE)
+    assert factor < 0.6
+    (mean,) = means
+    moved = rig.adapter(1) - rig.adapter(0)
+    np.testing.assert_allclose(moved, (factor if by_arrivals else 1) * mean, rtol=1e-4, atol=1e-8)

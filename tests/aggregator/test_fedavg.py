@@ -154,6 +154,22 @@ def test_a_part_of_an_exchangeable_update_weighs_as_its_share_of_the_examples() 
     np.testing.assert_allclose(mean, wanted, rtol=1e-5, atol=1e-8)
 
 
+def test_parts_of_updates_count_as_parts_and_their_bits_as_those_of_the_whole() -> None:
+    delta = np.random.default_rng(5).normal(0, 0.01, WIDE.size).astype(np.float32)
+    bodies = rotated(delta, seed=1)
+    count = len(bodies)
+    whole = ClientUpdate("uid-0", 30, count, dict(enumerate(bodies)))
+    part = ClientUpdate("uid-1", 9, count, {0: bodies[0]})
+    found = federated_average(
+        [whole, part], codec=codec_named("eden"), layout=WIDE, max_delta_abs=100.0
+    )
+    assert found.arrived == pytest.approx(1 + 1 / count)
+    bits = 8 * (sum(map(len, bodies)) + len(bodies[0]) * count) / 2 / WIDE.size
+    assert found.bits_per_coordinate == pytest.approx(bits)
+    nothing = average([])
+    assert (nothing.arrived, nothing.bits_per_coordinate) == (0, 0)
+
+
 def test_partial_exchangeable_updates_leave_the_mean_unbiased() -> None:
     rng = np.random.default_rng(6)
     delta = rng.normal(0, 0.01, WIDE.size).astype(np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 from agent.job import device_seed
 from aggregator.cohort import sample_cohort
 from aggregator.fedavg import ClientUpdate, federated_average
-from aggregator.server_optimizer import step
+from aggregator.server_optimizer import relative_variance, step
 from codec.codec import Budget, Codec, FloatArray, Order, SumArray
 from codec.errors import CodecError, InvalidInput
 from codec.layout import Layout
@@ -155,21 +155,17 @@ class _Server:
 def step_at_rate(bits: float, *, cohort: int, order: Order) -> float:
     """Return the server's step that keeps an unbiased sparse mean as long as a dense one would be.
 
-    A rotated one-bit estimate on a share p of the coordinates has the relative variance
-    w = (π/2)/p - 1, so that the mean of n of them is √(1 + w/n) times too long where the clients
-    agree. What an ordered codec drops makes no update longer: its step is 1.
+    With the relative variance w, the mean of n updates is √(1 + w/n) times too long where the
+    clients agree. What an ordered codec drops makes no update longer: its step is 1.
 
     Args:
-        bits: Bits per coordinate that were sent, about p where it is below 1.
+        bits: Bits per coordinate that were sent.
         cohort: n.
         order: The codec's.
-
-    Source: variance of EDEN at one bit, Vargaftik et al., ICML 2022.
     """
     if order is Order.ORDERED:
         return 1.0
-    variance = max(0.0, math.pi / 2 / bits - 1)
-    return 1 / math.sqrt(1 + variance / cohort)
+    return 1 / math.sqrt(1 + relative_variance(bits) / cohort)
 
 
 def _updates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import ssl
 import threading
@@ -128,7 +129,7 @@ def serve(
     history: History,
     tls: Tls | None = None,
 ) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it; called in the main thread.
 
     Args:
         listener: Where.
@@ -150,6 +151,8 @@ def serve(
     )
     # It tells of its own life, and of pages that were cut off: nobody's errors.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    # A handler that raises would raise in the middle of an event loop that is only being made.
+    signal.signal(signal.SIGTERM, server.handle_exit)
     server.run(sockets=[listener])
 
 

@@ -18,6 +18,8 @@ from tools.evidence.words import label, loss, megabytes, percent, times, value_t
 from tools.report.tables import Column
 
 WORKLOAD: Final = "workload"
+# Whether the last adapter also writes answers changes nothing of what was sent or learnt.
+_UNNAMED: Final = frozenset({WORKLOAD, "quality"})
 # Where several experiments vary, the value of each that stands for its usual one.
 _USUAL: Final[Mapping[str, Any]] = {"alpha": 0.1, "dropout": 0.0}
 
@@ -31,9 +33,9 @@ def experiments_of(contests: Sequence[Contest]) -> dict[str, list[Contest]]:
 
 
 def varied(contests: Sequence[Contest]) -> list[str]:
-    """Return the keys that an experiment varies, but for the workload."""
+    """Return the keys that settings differ in, but for the workload and what changes nothing."""
     settings = [contest.comparison.setting for contest in contests]
-    keys = dict.fromkeys(key for setting in settings for key in setting if key != WORKLOAD)
+    keys = dict.fromkeys(key for setting in settings for key in setting if key not in _UNNAMED)
     return [key for key in keys if len({canonical(each.get(key)) for each in settings}) > 1]
 
 
@@ -76,7 +78,7 @@ def sweep_sheets(contests: Sequence[Contest]) -> list[Sheet]:
 def _sweep_sheet(experiment: str, group: Sequence[Contest], keys: Sequence[str]) -> Sheet:
     columns = (
         Column(WORKLOAD, "Workload"),
-        *(Column(key, label(key).capitalize(), value_text) for key in keys),
+        *(Column(key, _head(key), value_text) for key in keys),
         Column("method", "Method", is_text=True),
         Column("configuration", "Configuration", is_text=True),
         Column("target", "Target loss", loss),
@@ -106,6 +108,12 @@ def _sweep_sheet(experiment: str, group: Sequence[Contest], keys: Sequence[str])
     what = " and ".join(map(label, keys))
     about = f"Each value of {what} has a target of its own, set by the baseline there."
     return Sheet(f"Sweep of {what} (experiment {experiment})", columns, tuple(rows), about)
+
+
+def _head(key: str) -> str:
+    """Return a column's head; α stays small, its capital is an A."""  # noqa: RUF002  # Greek is meant
+    text = label(key)
+    return text.capitalize() if text.isascii() else text
 
 
 def _usual(group: Sequence[Contest]) -> list[Contest]:

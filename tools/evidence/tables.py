@@ -29,7 +29,7 @@ from tools.evidence.measured import (
 from tools.evidence.other_targets import other_targets_sheet
 from tools.evidence.reading import Folder
 from tools.evidence.runs import failures_sheet, hyperparameters_sheet, shared_sheet
-from tools.evidence.sheets import Section, Sheet
+from tools.evidence.sheets import Figure, Section, Sheet
 from tools.evidence.sweeps import (
     WORKLOAD,
     experiments_of,
@@ -42,7 +42,9 @@ from tools.evidence.sweeps import (
 from tools.evidence.targets import compare_all
 from tools.evidence.time_tables import (
     PROFILES,
+    downlink_sheet,
     energy_sheet,
+    has_deltas,
     loss_sheet,
     slowdown_sheet,
     time_sheet,
@@ -97,20 +99,21 @@ def sections_of(folder: Folder) -> tuple[Section, ...]:
     rest = [contest for contest in main if contest not in first]
     tuned = [contest for contest in rest if len(contest.comparison.seeds) == 1]
     others = [contest for contest in rest if contest not in tuned]
+    fair = [contest for contest in others if has_both_sides(contest)]
     keys = heading_keys(first)
     return (
-        _goals(folder, first, keys=keys),
+        _goals(folder, first, fetching=[*first, *fair], keys=keys),
         _uplink(first, keys=keys),
         _time(
             first,
-            [each for each in others if has_both_sides(each)],
+            fair,
             keys=keys,
             replayed=rows_of(folder.companions, REPLAY),
         ),
-        _matched([*first, *others], keys=keys),
+        _matched(first, others, keys=keys),
         _sweeps(contests, first, keys=keys),
-        _configurations("others", "Other servers, other clients, parts taken away", others),
-        _configurations("tuning", "How each method's configuration was chosen", tuned),
+        _configurations("others", "Other servers, other clients, parts taken away", others, first),
+        _configurations("tuning", "How each method's configuration was chosen", tuned, first),
         _measured(folder.companions, OVERHEAD),
         _measured(folder.companions, INFERENCE),
         Section(
@@ -162,7 +165,10 @@ def _time(
         "time",
         "Time to target",
         (_TIMES,) if main else (),
-        tuple(sentences(time_verdict(each, keys=keys) for each in main)),
+        (
+            *sentences(time_verdict(each, keys=keys) for each in main),
+            *sentences(_fetching_verdicts([*main, *others], keys=keys)),
+        ),
         (
             *(time_sheet(each, profile, keys=keys) for each in main for profile in PROFILES),
             *(energy_sheet(each, keys=keys) for each in main),
@@ -171,22 +177,43 @@ def _time(
                 for each in others
                 for profile in PROFILES
             ),
+            *(
+                downlink_sheet(each, profile, keys=keys)
+                for each in filter(has_deltas, main)
+                for profile in PROFILES
+            ),
+            *(
+                _named(downlink_sheet(each, profile, keys=keys), each)
+                for each in filter(has_deltas, others)
+                for profile in PROFILES
+            ),
             *((replay_sheet(replayed),) if replayed else ()),
         ),
     )
 
 
-def _matched(main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
-    together = list(experiments_of(main).values())
+def _matched(main: Sequence[Contest], others: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+    together = list(experiments_of([*main, *others]).values())
     deciding = [deciding_sheet(group) for group in together]
-    sheets = tuple(sheet for each in main for sheet in matched_sheets(each, keys=keys))
+    sheets = (
+        *(sheet for each in main for sheet in matched_sheets(each, keys=keys)),
+        *(_named(sheet, each) for each in others for sheet in matched_sheets(each, keys=keys)),
+    )
+    figures = (
+        *(figure for each in main for figure in matched_figures(each, keys=keys)),
+        *(
+            _named_figure(figure, each)
+            for each in others
+            for figure in matched_figures(each, keys=keys)
+        ),
+    )
     return Section(
         "matched",
         "What choosing by Fisher gains at the same bytes",
         (_MATCHED,) if sheets else (),
         tuple(text for group in together for text in deciding_findings(group)),
         (*_known(deciding), *sheets),
-        tuple(figure for each in main for figure in matched_figures(each, keys=keys)),
+        figures,
     )
 
 
@@ -204,10 +231,14 @@ def _sweeps(
     )
 
 
-def _configurations(identity: str, title: str, contests: Sequence[Contest]) -> Section:
-    """Return every configuration of experiments in which nothing is judged."""
-    keys = heading_keys(contests)
-    sheets = [configurations_sheet(each, keys=keys) for each in contests]
+def _configurations(
+    identity: str, title: str, contests: Sequence[Contest], main: Sequence[Contest]
+) -> Section:
+    """Return every configuration of experiments in which nothing is judged.
+
+    Titles name what differs from the settings that are judged.
+    """
+    sheets = [configurations_sheet(each, keys=heading_keys([*main[:1], each])) for each in contests]
     return Section(
         identity,
         title,
@@ -216,7 +247,17 @@ def _configurations(identity: str, title: str, contests: Sequence[Contest]) -> S
 
 
 def _named(sheet: Sheet, contest: Contest) -> Sheet:
-    return replace(sheet, title=f"{sheet.title} (experiment {contest.comparison.experiment})")
+    return replace(sheet, title=_of_experiment(sheet.title, contest))
+
+
+def _named_figure(figure: Figure, contest: Contest) -> Figure:
+    title = _of_experiment(figure.labels.title, contest)
+    return replace(figure, labels=replace(figure.labels, title=title))
+
+
+def _of_experiment(title: str, contest: Contest) -> str:
+    """Return a title that says its experiment, where several may have the same."""
+    return f"{title} (experiment {contest.comparison.experiment})"
 
 
 def _measured(companions: Mapping[str, Mapping[str, Any]], kind: str) -> Section:
@@ -228,10 +269,13 @@ def _measured(companions: Mapping[str, Mapping[str, Any]], kind: str) -> Section
     return Section(kind, name, (), tuple(sentences(found)), (sheet,) if rows else ())
 
 
-def _goals(folder: Folder, main: Sequence[Contest], *, keys: Sequence[str]) -> Section:
+def _goals(
+    folder: Folder, main: Sequence[Contest], *, fetching: Sequence[Contest], keys: Sequence[str]
+) -> Section:
     verdicts = [
         *_uplink_verdicts(main, keys=keys),
         *(time_verdict(each, keys=keys) for each in main),
+        *_fetching_verdicts(fetching, keys=keys),
         *overhead_verdicts(rows_of(folder.companions, OVERHEAD)),
         *inference_verdicts(rows_of(folder.companions, INFERENCE)),
     ]
@@ -243,6 +287,11 @@ def _uplink_verdicts(main: Sequence[Contest], *, keys: Sequence[str]) -> list[Ve
     """Return the verdicts goal by goal."""
     columns = [uplink_verdicts(each, keys=keys) for each in main]
     return [verdict for row in zip(*columns, strict=True) for verdict in row]
+
+
+def _fetching_verdicts(contests: Sequence[Contest], *, keys: Sequence[str]) -> list[Verdict]:
+    """Return the verdicts on time with fetching, of settings whose versions go down as deltas."""
+    return [time_verdict(each, keys=keys, fetching=True) for each in contests if has_deltas(each)]
 
 
 def _runs(folder: Folder, contests: Sequence[Contest]) -> Section:

@@ -52,6 +52,11 @@ class Outcome:
         return self._at_place([each.bytes_up for each in self.trial.rounds])
 
     @property
+    def bytes_down(self) -> float | None:
+        """Bytes of the adapter versions that all cohorts fetched until the target."""
+        return self._at_place([each.bytes_down for each in self.trial.rounds])
+
+    @property
     def all_wire_up(self) -> float:
         """Bytes of the whole trial: the least to a target that was not reached."""
         return self.trial.rounds[-1].wire_up if self.trial.rounds else 0.0

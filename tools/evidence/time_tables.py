@@ -45,6 +45,20 @@ _TIME_COLUMNS: Final = (
 )
 
 
+_DOWN_COLUMNS: Final = (
+    Column("configuration", "Configuration", is_text=True),
+    Column("versions", "Versions go down", is_text=True),
+    Column("reached", "Reached"),
+    Column("down_mb", "MB down to target", three, "Of whole cohorts, mean over the same seeds"),
+    Column("seconds", "Time to target", seconds, "Fetching counted; mean over the same seeds"),
+    Column("deviation", "± sd", seconds),
+    Column("faster", "Faster than baseline", times, "Geometric mean over seeds"),
+    Column("faster_span", "95 % interval", str),
+    Column("uplink_alone", "By uplink alone", times),
+    Column("command", "Run again with", is_text=True, optional=True),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """Everything of the time model but its seed, which is each trial's."""
@@ -126,6 +140,44 @@ def time_sheet(contest: Contest, profile: LinkProfile, *, keys: Sequence[str]) -
         )
     title = f"Time to target, {PROFILES[profile]}: {setting_text(contest.comparison.setting, keys)}"
     return Sheet(title, _TIME_COLUMNS, tuple(rows))
+
+
+def has_deltas(contest: Contest) -> bool:
+    """Say whether versions of any configuration go down as deltas, as they do when deployed."""
+    return any("down" in dict(tried.configuration.options) for tried in contest.comparison.tried)
+
+
+def downlink_sheet(contest: Contest, profile: LinkProfile, *, keys: Sequence[str]) -> Sheet:
+    """Return time to target of every configuration, fetching counted.
+
+    A device that has no version of the chain fetches the newest whole, as when deployed.
+    """
+    watch = Stopwatch(contest)
+    link = Link(profile, slowdown_of(contest.comparison.setting))
+    rows = [_downlink_row(each, watch, link) for each in contest.comparison.tried]
+    rows.sort(key=lambda row: (row["seconds"] is None, row["seconds"], row["configuration"]))
+    where = setting_text(contest.comparison.setting, keys)
+    title = f"Time to target, fetching counted, {PROFILES[profile]}: {where}"
+    return Sheet(title, _DOWN_COLUMNS, tuple(rows))
+
+
+def _downlink_row(tried: Tried, watch: Stopwatch, link: Link) -> dict[str, Any]:
+    found = watch.seconds(tried, link, downlink=True)
+    gain = watch.faster(tried, link, downlink=True)
+    options = dict(tried.configuration.options)
+    fetched = [each.bytes_down for each in tried.outcomes.values()]
+    return {
+        "configuration": tried.text,
+        "versions": f"deltas, `{options['down']}`" if "down" in options else "whole",
+        "reached": f"{len(found)} of {tried.runs}",
+        "down_mb": summary([each / 1e6 for each in fetched if each is not None]).mean,
+        "seconds": summary(list(found.values())).mean,
+        "deviation": summary(list(found.values())).deviation,
+        "faster": factor(gain),
+        "faster_span": span(gain),
+        "uplink_alone": factor(watch.faster(tried, link)),
+        "command": tried.command,
+    }
 
 
 def chosen(contest: Contest) -> tuple[Best, ...]:

@@ -8,6 +8,7 @@ The text form is the codec's name, then what is not as in FedAvg:
     CODEC[@BITS[:LAST]] and, each at most once, after commas:
     ef[=DECAY]                    error feedback; the residual's decay, 1 by default
     step=STEP|auto                the server's step, 1 by default
+    full-step                     the step is not shortened where few updates arrived
     momentum=BETA                 FedAvgM
     server=fedadam|fedyogi        with tau=TAU, 0.001 by default, and a step
     prox=MU                       FedProx
@@ -41,10 +42,11 @@ _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9+-]{0,39}")
 _INTERVAL_MAX: Final = 1_000_000
 _TAU: Final = 1e-3
 _PLAIN: Final = LocalOptions()
-_FLAGS: Final = frozenset({"scaffold"})
+_FLAGS: Final = frozenset({"scaffold", "full-step"})
 _OPTIONS: Final = (
     "ef",
     "step",
+    "full-step",
     "momentum",
     "server",
     "tau",
@@ -79,6 +81,8 @@ class Method:
             above 0 to 1; None keeps no residual.
         server: The server's optimizer.
         server_step: η; None follows the rate, as `tools.bench.experiment.step_at_rate` says.
+        full_step: Whether the step is as long where few updates arrived; else it is shortened as
+            the aggregator's `step_by_arrivals` does.
         momentum: β of plain averaging's velocity, 0 to below 1.
         tau: τ of the adaptive servers, above 0.
         local: What differs in the clients' training.
@@ -90,6 +94,7 @@ class Method:
     feedback: float | None = None
     server: Server = Server.AVERAGE
     server_step: float | None = 1.0
+    full_step: bool = False
     momentum: float = 0.0
     tau: float = _TAU
     local: LocalOptions = _PLAIN
@@ -123,6 +128,7 @@ def parse_method(text: str) -> Method:
             feedback=number_of(found["ef"] or "1", most=1.0) if "ef" in found else None,
             server=_choice(Server, found.get("server") or "average", "server"),
             server_step=step_of(found.get("step") or "1"),
+            full_step="full-step" in found,
             momentum=_share(found.get("momentum") or "0", "momentum"),
             tau=number_of(found.get("tau") or str(_TAU), most=STEP_MAX),
             local=_local(found),
@@ -209,6 +215,8 @@ def _check_options(method: Method, found: Mapping[str, str | None]) -> None:
         raise ValueError(f"momentum is of plain averaging; {method.server.value} has its own")
     elif "step" not in found or method.server_step is None:
         raise ValueError(f"{method.server.value} needs its own step, as step=0.01")
+    if method.full_step and method.server_step is None:
+        raise ValueError("step=auto follows what arrives: leave full-step out")
     if method.local.mask is TokenMask.OFF and not found.keys().isdisjoint({"ratio", "interval"}):
         raise ValueError("ratio and interval belong to a mask, as mask=hard")
 
@@ -223,6 +231,8 @@ def _server_parts(method: Method) -> list[str]:
     if adaptive or method.server_step != 1:
         step = "auto" if method.server_step is None else shortest(method.server_step)
         parts.append(f"step={step}")
+    if method.full_step:
+        parts.append("full-step")
     if method.momentum:
         parts.append(f"momentum={shortest(method.momentum)}")
     return parts

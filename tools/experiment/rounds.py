@@ -154,7 +154,7 @@ class _Run:
         self._method, self._codec, self._fleet, self._plan = method, codec, fleet, plan
         self._clock = clock
         self._sent = Sent(fleet.layout, freeze_a=method.local.freeze_a)
-        self._server = ServerOptimizer(method, order=codec.order, adapter=adapter)
+        self._server = ServerOptimizer(method, order=codec.order, goal=plan.cohort, adapter=adapter)
         self._downlink = Downlink(
             method.down,
             layout=fleet.layout,

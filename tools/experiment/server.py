@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from aggregator.server_optimizer import step
+from aggregator.server_optimizer import arrivals_factor, step
 from codec.codec import FloatArray, Order, SumArray
 from tools.bench.experiment import step_at_rate
 from tools.experiment.fleet import Control, TrialFailed
@@ -31,12 +31,14 @@ class ServerOptimizer:
 
     Args:
         method: Names the optimizer, its step η, β and τ.
-        order: The codec's, which `step=auto` asks for.
+        order: The codec's, which the step asks for.
+        goal: Updates of a full round.
         adapter: float32 (n,), version 0.
     """
 
-    def __init__(self, method: Method, *, order: Order, adapter: FloatArray) -> None:
+    def __init__(self, method: Method, *, order: Order, goal: int, adapter: FloatArray) -> None:
         self._method = method
+        self._goal = goal
         self._order = order
         self._before: FloatArray | None = None
         self._first: SumArray = np.zeros(adapter.size)
@@ -54,9 +56,7 @@ class ServerOptimizer:
         Raises:
             TrialFailed: The new adapter does not fit float32.
         """
-        server_step = self._method.server_step
-        if server_step is None:
-            server_step = step_at_rate(bits, cohort=cohort, order=self._order)
+        server_step = self._server_step(bits, cohort)
         before, self._before = self._before, self.adapter
         try:
             self.adapter = step(
@@ -68,6 +68,15 @@ class ServerOptimizer:
             )
         except OverflowError as error:
             raise TrialFailed(f"diverged: {error}") from error
+
+    def _server_step(self, bits: float, cohort: int) -> float:
+        if self._method.server_step is None:
+            return step_at_rate(bits, cohort=cohort, order=self._order)
+        if self._method.full_step:
+            return self._method.server_step
+        return self._method.server_step * arrivals_factor(
+            bits, arrived=cohort, goal=self._goal, order=self._order
+        )
 
     def _direction(self, mean: SumArray) -> SumArray:
         if self._method.server is Server.AVERAGE:

@@ -60,6 +60,29 @@ class Slowdown(_Checked):
     factor: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = (1.0, 1.0)
 
 
+class MoreSeeds(_Checked):
+    """Seeds that only some methods are run with besides, to tell more of what stands close.
+
+    Attributes:
+        seeds: None of the experiment's own.
+        methods: Some of the experiment's; the baseline is always with them.
+    """
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Return methods in their shortest texts."""
+        return tuple(str(_method(text)) for text in values)
+
+    @field_validator("seeds", "methods")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        return _once(values, info)
+
+
 class ExperimentSpec(_Checked):
     """One YAML file.
 
@@ -88,6 +111,7 @@ class ExperimentSpec(_Checked):
         target_share: The target is the loss that the baseline reaches after this share of rounds.
         baseline: A method; it is run whether or not `methods` has it.
         methods: What is compared.
+        more_seeds: What only some of them are run with besides.
         quality: Whether the last adapter also generates answers, which are scored.
     """
 
@@ -116,6 +140,7 @@ class ExperimentSpec(_Checked):
     target_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     baseline: str = "fp32"
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    more_seeds: MoreSeeds | None = None
     quality: bool = False
 
     @field_validator("baseline", "methods")
@@ -129,10 +154,7 @@ class ExperimentSpec(_Checked):
     @field_validator("workloads", "alphas", "clients", "dropout", "seeds", "methods")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
-        twice = next((each for place, each in enumerate(values) if each in values[:place]), None)
-        if twice is not None:
-            raise ValueError(f"{twice} stands twice in {info.field_name}; leave one out")
-        return values
+        return _once(values, info)
 
     @field_validator("local", mode="before")
     @classmethod
@@ -162,21 +184,33 @@ class ExperimentSpec(_Checked):
             raise ValueError(f"cohort: {self.cohort} is more than {min(self.clients)} clients")
         return self
 
+    @model_validator(mode="after")
+    def _more_of_the_same(self) -> ExperimentSpec:
+        if self.more_seeds is None:
+            return self
+        if unknown := set(self.more_seeds.methods) - {self.baseline, *self.methods}:
+            raise ValueError(f"more_seeds: {min(unknown)} is none of methods")
+        if known := set(self.more_seeds.seeds) & set(self.seeds):
+            raise ValueError(f"more_seeds: {min(known)} is one of seeds already")
+        return self
+
     def trials(self) -> tuple[Trial, ...]:
         """Return all trials in the order in which they are run.
 
         All methods of a workload and seed come together, the baseline first, and one seed of
         everything before the next, so that what is there after an interruption can be compared.
         """
-        methods = dict.fromkeys((self.baseline, *self.methods))
+        played = [(seed, self.methods) for seed in self.seeds]
+        if self.more_seeds is not None:
+            played += [(seed, self.more_seeds.methods) for seed in self.more_seeds.seeds]
         return tuple(
             self._trial(workload, alpha, clients, dropout, seed, method)
-            for seed in self.seeds
+            for seed, methods in played
             for workload in self.workloads
             for alpha in self.alphas
             for clients in self.clients
             for dropout in self.dropout
-            for method in methods
+            for method in dict.fromkeys((self.baseline, *methods))
         )
 
     def _trial(  # noqa: PLR0917  # the six axes
@@ -340,6 +374,13 @@ def _filter_value(key: str, text: str) -> object:
     except ValueError as error:
         reason = str(error) if isinstance(error, BadMethod) else f"{text!r:.40} is no number"
         raise ExperimentError(f"--only {key}={text:.120}: {reason}") from error
+
+
+def _once(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+    twice = next((each for place, each in enumerate(values) if each in values[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{twice} stands twice in {info.field_name}; leave one out")
+    return values
 
 
 def _method(text: str) -> Method:

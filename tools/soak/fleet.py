@@ -333,6 +333,7 @@ class Fleet:
             "update_bytes": 4096,
             "segment_bytes": 512,
             "downlink_codec": None,
+            "step_by_arrivals": False,
             "server_momentum": 0.0,  # the sums that `evidence` makes again are plain averages
             "plan": {"eval_examples": 0},
             "keep_versions": 1_000_000,

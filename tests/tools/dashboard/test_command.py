@@ -77,6 +77,29 @@ def test_it_serves_without_a_broker_says_where_and_ends_at_a_signal(config: Path
     assert process.returncode == ExitCode.OK
 
 
+def test_a_signal_while_the_event_loop_is_made_ends_it_as_well(config: Path) -> None:
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "made = asyncio.base_events.BaseEventLoop.__init__\n"
+        "def make(self):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    made(self)\n"
+        "asyncio.base_events.BaseEventLoop.__init__ = make\n"
+        "from tools.cli import app\n"
+        "app(sys.argv[1:])\n"
+    )
+    command = ["dashboard", "-c", str(config), "--listen", "127.0.0.1:0"]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.stderr == ""
+    assert ended.returncode == ExitCode.OK
+
+
 def test_help_loads_no_web_server() -> None:
     script = (
         "import sys; from typer.testing import CliRunner; from tools.cli import app;"

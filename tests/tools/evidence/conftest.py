@@ -74,7 +74,7 @@ def header(**changes: Any) -> dict[str, Any]:
 
 
 def round_lines(
-    trial: dict[str, Any], *, bytes_up: int, speed: float, frames: int
+    trial: dict[str, Any], *, bytes_up: int, bytes_down: int, speed: float, frames: int
 ) -> list[dict[str, Any]]:
     """Return the rounds of a trial whose loss falls exponentially, with some noise of its seed."""
     noise = np.random.default_rng(
@@ -96,7 +96,7 @@ def round_lines(
                 "accuracy": 0.2 + 0.1 * (4 - loss),
                 "bytes_up": number * bytes_up * trial["cohort"],
                 "wire_up": number * (bytes_up + frames) * trial["cohort"],
-                "bytes_down": number * 400_000 * trial["cohort"],
+                "bytes_down": number * bytes_down * trial["cohort"],
                 "clients": [
                     {"id": name, "bytes": bytes_up, "wire": bytes_up + frames, "train_s": 0.3,
                      "encode_s": 0.01, "arrived": True, "examples": 20}
@@ -118,6 +118,7 @@ def write_trial(
     folder: Path,
     *,
     bytes_up: int | None = None,
+    bytes_down: int = 400_000,
     speed: float | None = None,
     failure: str = "",
     frames: int = 0,
@@ -132,6 +133,7 @@ def write_trial(
     rounds = round_lines(
         trial,
         bytes_up=bytes_up or usual[0],
+        bytes_down=bytes_down,
         speed=usual[1] if speed is None else speed,
         frames=frames,
     )

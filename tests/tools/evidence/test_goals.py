@@ -91,6 +91,15 @@ def test_time_is_judged_by_the_fastest_of_ours(tmp_path: Path, matrix: Callable[
     assert verdict.note == "`fstq-r@1`"
 
 
+def test_with_fetching_counted_wholes_of_the_same_size_gain_less(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    contest = made(tmp_path, matrix, 100)
+    alone, both = (time_verdict(contest, keys=KEYS, fetching=each) for each in (False, True))
+    assert float(both.found[:-1]) < float(alone.found[:-1])
+    assert both.goal == f"{alone.goal}, fetching counted"
+
+
 def test_time_without_ours_is_not_measured(tmp_path: Path, matrix: Callable[..., Path]) -> None:
     contest = contest_in(matrix(tmp_path, methods=("fp32", "eden@1")))
     assert time_verdict(contest, keys=KEYS).reached is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tools.evidence.contest import Contest, contest_of
-from tools.evidence.reading import read_folder
+from tools.evidence.reading import Trial, read_folder
 from tools.evidence.sweeps import main_contests, sweep_sheets, varied
 from tools.evidence.targets import compare_all
 
@@ -36,6 +36,7 @@ def test_a_sweep_has_a_row_per_value_and_chosen_method_in_the_order_of_the_value
     baseline = [row["saving"] for row in sheet.rows if row["configuration"] == "fp32"]
     assert baseline == pytest.approx([1.0] * 4)
     assert "α" in sheet.title  # noqa: RUF001  # Greek is meant
+    assert [column.head for column in sheet.columns[:2]] == ["Workload", "α"]  # noqa: RUF001
     assert sheet.rows[0]["command"].endswith(f"--only method={sheet.rows[0]['configuration']}")
 
 
@@ -52,6 +53,16 @@ def test_an_unusual_axis_stands_at_its_commonest_value(tmp_path: Path, matrix: M
         for path in tmp_path.rglob("*.jsonl"):
             path.write_text(path.read_text().replace(f'"r{rank}"', '"ranks"'))
     assert len(main_contests(contests(tmp_path))) == 1
+
+
+def test_whether_answers_are_scored_is_in_no_heading(trial_of: Callable[..., Trial]) -> None:
+    trials = [
+        trial_of([4.0, 3.0], [0, 10], quality=quality, clients=clients)
+        for quality, clients in ((True, 20), (False, 30))
+    ]
+    settings = [contest_of(each) for each in compare_all(trials)]
+    assert len(settings) == 2
+    assert varied(settings) == ["clients"]
 
 
 def test_plain_experiments_come_before_sweeps(sweep: Path, matrix: Make) -> None:

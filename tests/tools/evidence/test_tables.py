@@ -81,6 +81,34 @@ def test_an_experiment_with_fewer_seeds_judges_nothing_but_has_its_times(
     assert len(times) == 2
 
 
+def test_fetching_is_judged_wherever_versions_go_down_as_deltas(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=3, methods=METHODS)
+    deltas = ("fp32", "fp16", "fstq-r@1,down=fstq+@1")
+    matrix(tmp_path, seeds=2, methods=deltas, experiment="network", clients=20)
+    found = made(tmp_path)
+    rows = [row for row in found["goals"].sheets[0].rows if "fetching" in row["goal"]]
+    assert [row["where"] for row in rows] == ["med"]
+    assert "down=fstq+@1" in rows[0]["note"]
+    titles = [sheet.title for sheet in found["time"].sheets if "fetching" in sheet.title]
+    assert len(titles) == 2
+    assert all(title.endswith("(experiment network)") for title in titles)
+
+
+def test_tables_and_pictures_of_one_budget_in_two_experiments_have_names_of_their_own(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=3, methods=METHODS)
+    controls = [text for text in METHODS if "@0.25" in text]
+    for experiment in ("parts", "ablation"):
+        matrix(tmp_path, seeds=2, methods=("fp32", *controls), experiment=experiment)
+    section = made(tmp_path)["matched"]
+    titles = [sheet.title for sheet in section.sheets if "budget" in sheet.title]
+    assert len(titles) == len(set(titles)) == 3
+    assert len({figure.labels.title for figure in section.figures}) == len(section.figures) == 3
+
+
 def test_measurements_alone_are_a_document_too(tmp_path: Path) -> None:
     (tmp_path / "o.json").write_text('{"kind": "overhead", "rows": []}')
     assert all(each.is_empty for each in made(tmp_path).values())

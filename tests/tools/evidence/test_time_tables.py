@@ -14,7 +14,9 @@ from tools.evidence.time_tables import (
     Link,
     Stopwatch,
     chosen,
+    downlink_sheet,
     energy_sheet,
+    has_deltas,
     loss_sheet,
     slowdown_of,
     slowdown_sheet,
@@ -45,6 +47,27 @@ def test_the_downlink_makes_small_updates_gain_less(contest: Contest) -> None:
     assert alone is not None
     assert both is not None
     assert 1 < both.mean < alone.mean
+
+
+def test_versions_that_go_down_as_deltas_are_told_from_wholes(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=3, methods=("fp32", "fstq-r@1"))
+    matrix(tmp_path, seeds=3, methods=("fstq-r@1,down=fstq+@1",), speed=1.0, bytes_down=20_000)
+    (comparison,) = compare_all(read_folder(tmp_path).trials)
+    found = contest_of(comparison)
+    assert has_deltas(found)
+    sheet = downlink_sheet(found, LinkProfile.LTE_MIXED, keys=KEYS)
+    rows = {row["configuration"]: row for row in sheet.rows}
+    assert [row["versions"] for row in sheet.rows] == ["deltas, `fstq+@1`", "whole", "whole"]
+    few, whole = rows["fstq-r@1,down=fstq+@1"], rows["fstq-r@1"]
+    assert few["faster"] > whole["faster"] > rows["fp32"]["faster"] == pytest.approx(1.0)
+    assert few["uplink_alone"] == pytest.approx(whole["uplink_alone"], rel=0.2)
+    assert few["down_mb"] == pytest.approx(whole["down_mb"] / 20, rel=0.2)
+
+
+def test_where_all_fetch_wholes_there_are_no_deltas(contest: Contest) -> None:
+    assert not has_deltas(contest)
 
 
 def test_a_setting_says_who_is_slow() -> None:

@@ -52,6 +52,24 @@ def test_whole_messages_decide_and_segments_stand_beside_them(
     assert own["wire_up"] == pytest.approx(own["bytes_up"] * 440 / 40)
 
 
+def test_a_method_with_more_seeds_is_compared_over_those_that_both_have(
+    tmp_path: Path, matrix: Callable[..., Path]
+) -> None:
+    matrix(tmp_path, seeds=8, methods=("fp32", "eden@1", "fstq-r@0.15:0.8"))
+    matrix(tmp_path, seeds=5, methods=("fp16",))
+    (contest,) = contests(tmp_path)
+    sheet = uplink_sheet(contest, keys=KEYS)
+    rows = {row["configuration"]: row for row in sheet.rows}
+    assert {text: row["reached"] for text, row in rows.items()} == {
+        "fp32": "8 of 8",
+        "eden@1": "8 of 8",
+        "fstq-r@0.15:0.8": "8 of 8",
+        "fp16": "5 of 5",
+    }
+    assert rows["eden@1"]["wilcoxon_p"] < 0.05 < rows["fp16"]["wilcoxon_p"]
+    assert "never below 0.062 over 5 seeds and 0.008 over 8 seeds" in sheet.about
+
+
 def test_every_configuration_is_there_also_what_failed(
     tmp_path: Path, trial_file: Callable[..., Any]
 ) -> None:

@@ -26,8 +26,10 @@ LOCALS = st.builds(
     scaffold=st.booleans(),
     freeze_a=st.booleans(),
 )
-SERVERS = st.builds(
-    dict, server_step=st.none() | st.floats(1e-6, 100.0), momentum=st.floats(0, 1, exclude_max=True)
+MOMENTUM = st.floats(0, 1, exclude_max=True)
+SERVERS = st.one_of(
+    st.builds(dict, server_step=st.none(), momentum=MOMENTUM),
+    st.builds(dict, server_step=st.floats(1e-6, 100.0), full_step=st.booleans(), momentum=MOMENTUM),
 ) | st.builds(
     dict,
     server=st.sampled_from([Server.FEDADAM, Server.FEDYOGI]),
@@ -112,6 +114,8 @@ def test_what_is_as_in_plain_averaging_is_not_written() -> None:
         ("fp32,foo", "none of ef, step"),
         ("fp32,scaffold,scaffold", "twice"),
         ("fp32,scaffold=1", "scaffold alone"),
+        ("fp32,full-step=1", "full-step alone"),
+        ("fp32,full-step,step=auto", "leave full-step out"),
         ("fp32,step", "step=…"),
         ("fp32,ef=", "ef alone"),
         ("fp32@", "no number"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aggregator.server_optimizer import arrivals_factor
 from codec.codec import FloatArray, Order
 from tools.experiment.fleet import TrialFailed
 from tools.experiment.methods import parse_method
@@ -11,8 +12,12 @@ from tools.experiment.server import ControlVariates, ServerOptimizer
 MEANS = np.random.default_rng(0).normal(size=(5, 3))
 
 
-def moved(text: str, means: np.ndarray = MEANS, *, order: Order = Order.ORDERED) -> FloatArray:
-    server = ServerOptimizer(parse_method(text), order=order, adapter=np.zeros(3, np.float32))
+def moved(
+    text: str, means: np.ndarray = MEANS, *, order: Order = Order.ORDERED, goal: int = 4
+) -> FloatArray:
+    server = ServerOptimizer(
+        parse_method(text), order=order, goal=goal, adapter=np.zeros(3, np.float32)
+    )
     for mean in means:
         server.move(mean.copy(), bits=0.5, cohort=4)
     return server.adapter
@@ -35,6 +40,16 @@ def test_an_unbiased_codec_of_few_bits_moves_less_with_an_automatic_step() -> No
     np.testing.assert_allclose(whole, MEANS.sum(axis=0), rtol=1e-6)
     less = moved("fp32,step=auto", order=Order.EXCHANGEABLE)
     assert np.all(np.abs(less) < np.abs(whole))
+
+
+def test_the_step_is_the_deployed_aggregators_where_few_updates_arrive() -> None:
+    whole = moved("eden@0.5", order=Order.EXCHANGEABLE)
+    few = moved("eden@0.5", order=Order.EXCHANGEABLE, goal=8)
+    factor = arrivals_factor(0.5, arrived=4, goal=8, order=Order.EXCHANGEABLE)
+    np.testing.assert_allclose(whole, MEANS.sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(few, factor * whole, rtol=1e-6)
+    full = moved("eden@0.5,full-step", order=Order.EXCHANGEABLE, goal=8)
+    np.testing.assert_allclose(full, whole, rtol=1e-6)
 
 
 def adaptive(*, yogi: bool, tau: float, eta: float) -> FloatArray:

@@ -49,6 +49,16 @@ def test_methods_of_one_setting_come_together_the_baseline_first() -> None:
     assert [trial.seed for trial in trials] == sorted(trial.seed for trial in trials)
 
 
+def test_some_methods_have_more_seeds_and_the_baseline_has_them_too() -> None:
+    usual = spec().trials()
+    trials = spec(more_seeds={"seeds": [7, 5], "methods": ["eden@1.0"]}).trials()
+    assert trials[: len(usual)] == usual
+    more = trials[len(usual) :]
+    assert len(more) == 2 * 2 * 2 * 2 * 2 * 2
+    assert [trial.method for trial in more] == ["fp32", "eden@1"] * 32
+    assert [trial.seed for trial in more] == [7] * 32 + [5] * 32
+
+
 def test_no_two_trials_have_one_id_and_none_needs_quoting_in_a_path() -> None:
     ids = [trial.id for trial in spec().trials()]
     assert len(set(ids)) == len(ids)
@@ -95,6 +105,10 @@ def test_methods_are_kept_in_their_shortest_text() -> None:
         ({"seeds": [0, 0]}, "0 stands twice in seeds"),
         ({"alphas": [0]}, "alphas.0"),
         ({"name": "Has Space"}, "name: "),
+        ({"more_seeds": {"seeds": [2], "methods": ["eden@2"]}}, "eden@2 is none of methods"),
+        ({"more_seeds": {"seeds": [1], "methods": ["eden@1"]}}, "1 is one of seeds already"),
+        ({"more_seeds": {"seeds": [2, 2], "methods": ["eden@1"]}}, "2 stands twice in seeds"),
+        ({"more_seeds": {"seeds": [2], "methods": ["foo"]}}, "no codec is named 'foo'"),
         ({"slowdown": {"shar": 1}}, "slowdown.shar: unknown key, did you mean share"),
     ],
 )
