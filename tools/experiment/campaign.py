@@ -23,9 +23,11 @@ from agent.base import BaseError, base_digest, locate_base
 from codec.registry import codec_named
 from tools.bench.fingerprint import fingerprint
 from tools.experiment.jobs import play_all
+from tools.experiment.methods import Method, parse_method
 from tools.experiment.opening import open_trial
 from tools.experiment.records import Origin, State, revision, state_of, trial_path
 from tools.experiment.reuse import take_over
+from tools.experiment.server import arrivals_digest
 from tools.experiment.spec import (
     ExperimentError,
     ExperimentSpec,
@@ -78,7 +80,7 @@ class Campaign:
         except BaseError as error:
             raise ExperimentError(f"model: {error}") from error
         git = revision()
-        prints = {trial.method: _fingerprint(trial) for trial in trials}
+        prints = _fingerprints(trials)
         folder = out or _OUT / spec.name
         where = data_folder(spec, data, environ)
         jobs = tuple(
@@ -86,7 +88,7 @@ class Campaign:
                 trial,
                 folder,
                 where,
-                Origin(digest, prints[trial.method], _command(file, trial, data), git),
+                Origin(digest, prints[trial.id], _command(file, trial, data), git),
             )
             for trial in trials
         )
@@ -245,9 +247,26 @@ def _command(file: Path, trial: Trial, data: Path | None) -> str:
     return shlex.join([*words, "--only", f"trial={trial.id}"])
 
 
-def _fingerprint(trial: Trial) -> str:
-    method = trial.parsed
+def _fingerprints(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return by trial what changes with what its codecs do, and its steps where updates get lost.
+
+    The digest of a codec is taken once per method; the other is nothing beside it.
+    """
+    of_codecs = {text: _of_codecs(parse_method(text)) for text in {each.method for each in trials}}
+    return {
+        trial.id: "-".join(filter(None, (of_codecs[trial.method], _of_steps(trial))))
+        for trial in trials
+    }
+
+
+def _of_codecs(method: Method) -> str:
     up = fingerprint(method.uplink, codec_named(method.codec))
     if method.down is None:
         return up
     return f"{up}-{fingerprint(method.down, codec_named(method.down.codec))}"
+
+
+def _of_steps(trial: Trial) -> str:
+    method = trial.parsed
+    order = codec_named(method.codec).order
+    return arrivals_digest(method, goal=trial.cohort, order=order) if trial.dropout else ""

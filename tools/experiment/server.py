@@ -6,6 +6,7 @@ averaging and FedAvgM are what the deployed aggregator does; the adaptive ones a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import Final
 
@@ -56,7 +57,9 @@ class ServerOptimizer:
         Raises:
             TrialFailed: The new adapter does not fit float32.
         """
-        server_step = self._server_step(bits, cohort)
+        server_step = step_of_round(
+            self._method, bits=bits, arrived=cohort, goal=self._goal, order=self._order
+        )
         before, self._before = self._before, self.adapter
         try:
             self.adapter = step(
@@ -68,15 +71,6 @@ class ServerOptimizer:
             )
         except OverflowError as error:
             raise TrialFailed(f"diverged: {error}") from error
-
-    def _server_step(self, bits: float, cohort: int) -> float:
-        if self._method.server_step is None:
-            return step_at_rate(bits, cohort=cohort, order=self._order)
-        if self._method.full_step:
-            return self._method.server_step
-        return self._method.server_step * arrivals_factor(
-            bits, arrived=cohort, goal=self._goal, order=self._order
-        )
 
     def _direction(self, mean: SumArray) -> SumArray:
         if self._method.server is Server.AVERAGE:
@@ -90,6 +84,45 @@ class ServerOptimizer:
                 self._second -= (1 - _SECOND_DECAY) * square * np.sign(self._second - square)
         direction: SumArray = self._first / (np.sqrt(self._second) + self._method.tau)
         return direction
+
+
+def step_of_round(method: Method, *, bits: float, arrived: int, goal: int, order: Order) -> float:
+    """Return a round's server step, shortened as the aggregator does where few updates arrived.
+
+    Args:
+        method: Names η, and whether it is shortened.
+        bits: Bits per coordinate that an update had.
+        arrived: How many updates did, at least 1.
+        goal: Updates of a full round.
+        order: The codec's.
+    """
+    if method.server_step is None:
+        return step_at_rate(bits, cohort=arrived, order=order)
+    if method.full_step:
+        return method.server_step
+    return method.server_step * arrivals_factor(bits, arrived=arrived, goal=goal, order=order)
+
+
+def arrivals_digest(method: Method, *, goal: int, order: Order) -> str:
+    """Return 8 hexadecimal digits that change with how steps go by arrivals; "" where they do not.
+
+    They cover every number of arrivals at the rates of the first and of the last round. A method
+    without a rate has none: what its updates take is not known beforehand.
+    """
+    if method.rate is None:
+        return ""
+    ends = (method.rate.first, method.rate.last)
+    steps = [
+        [
+            step_of_round(method, bits=bits, arrived=arrived, goal=goal, order=order)
+            for arrived in range(1, goal + 1)
+        ]
+        for bits in ends
+    ]
+    if all(len(set(each)) == 1 for each in steps):
+        return ""
+    text = " ".join(f"{value:.6g}" for each in steps for value in each)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class ControlVariates:

@@ -7,7 +7,7 @@ from aggregator.server_optimizer import arrivals_factor
 from codec.codec import FloatArray, Order
 from tools.experiment.fleet import TrialFailed
 from tools.experiment.methods import parse_method
-from tools.experiment.server import ControlVariates, ServerOptimizer
+from tools.experiment.server import ControlVariates, ServerOptimizer, arrivals_digest
 
 MEANS = np.random.default_rng(0).normal(size=(5, 3))
 
@@ -50,6 +50,27 @@ def test_the_step_is_the_deployed_aggregators_where_few_updates_arrive() -> None
     np.testing.assert_allclose(few, factor * whole, rtol=1e-6)
     full = moved("eden@0.5,full-step", order=Order.EXCHANGEABLE, goal=8)
     np.testing.assert_allclose(full, whole, rtol=1e-6)
+
+
+def digest_of(text: str, *, goal: int = 5, order: Order = Order.EXCHANGEABLE) -> str:
+    return arrivals_digest(parse_method(text), goal=goal, order=order)
+
+
+def test_a_method_whose_steps_do_not_go_by_arrivals_has_no_digest() -> None:
+    assert digest_of("fp32") == ""
+    assert digest_of("fstq-r@0.02:0.1,full-step") == ""
+    assert digest_of("fstq+@0.25", order=Order.ORDERED) == ""
+    assert digest_of("eden@1.6") == ""
+
+
+def test_another_rule_of_steps_gives_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ("fstq-r@0.02:0.1", "fstq-r@0.02", "fstq-r@0.1", "fstq-r@0.02:0.1,step=auto")
+    found = [digest_of(text) for text in texts] + [digest_of(texts[0], goal=6)]
+    assert len({*found, ""}) == len(found) + 1, "rates, rules and goals have digests of their own"
+    assert found[0] == digest_of(texts[0])
+    monkeypatch.setattr("aggregator.server_optimizer.CURVATURE_RATIO", 3.0)
+    assert digest_of(texts[0]) != found[0]
+    assert digest_of(texts[3]) == found[3], "which has a rule of its own"
 
 
 def adaptive(*, yogi: bool, tau: float, eta: float) -> FloatArray:
