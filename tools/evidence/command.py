@@ -114,8 +114,8 @@ def _write_files(out: Path, found: Folder, sections: Sequence[Section]) -> list[
 
 
 def _write_archives(archive: Path, folder: Path, found: Folder) -> None:
-    from tools.evidence.archive import SUFFIX, pack
     from tools.evidence.reading import trial_lines
+    from tools.experiment.archive import SUFFIX, pack
 
     experiments: dict[str, list[Path]] = {}
     for trial in found.trials:

@@ -1,8 +1,8 @@
 """Trial files → typed trials. What is damaged or unfinished is named, and stops nothing.
 
 A trial is one JSON Lines file: its header (`kind: trial`), a line per round from 0, perhaps one of
-`quality`, and `end`; an archive (`tools.evidence.archive`) holds many of them. Of several files of
-one trial of an experiment the one that was started last counts.
+`quality`, and `end`; an archive (`tools.experiment.archive`) holds many of them. Of several files
+of one trial of an experiment the one that was started last counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.evidence.archive import SUFFIX, unpack
+from tools.experiment.archive import SUFFIX, unpack
 from tools.experiment.quality.token_recall import TOKEN_ORDER
 
 FORMAT: Final = 1

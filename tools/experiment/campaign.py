@@ -26,7 +26,7 @@ from tools.experiment.jobs import play_all
 from tools.experiment.methods import Method, parse_method
 from tools.experiment.opening import open_trial
 from tools.experiment.records import Origin, State, revision, state_of, trial_path
-from tools.experiment.reuse import take_over
+from tools.experiment.reuse import Shelf, take_over
 from tools.experiment.server import arrivals_digest
 from tools.experiment.spec import (
     ExperimentError,
@@ -50,7 +50,7 @@ class Campaign:
     folder: Path
     jobs: tuple[Job, ...]
     retry: bool
-    reuse: tuple[Path, ...] = ()
+    shelf: Shelf = field(default_factory=Shelf)
 
     @classmethod
     def of(
@@ -70,9 +70,7 @@ class Campaign:
             ExperimentError: The file, a filter, a folder to take from, or the base model cannot be
                 used.
         """
-        for other in reuse:
-            if not other.is_dir():
-                raise ExperimentError(f"--reuse {other}: no folder")
+        shelf = Shelf.of(reuse)
         spec = read_spec(file)
         trials = chosen(spec.trials(), only)
         try:
@@ -92,7 +90,7 @@ class Campaign:
             )
             for trial in trials
         )
-        return cls(spec, folder, jobs, retry, tuple(reuse))
+        return cls(spec, folder, jobs, retry, shelf)
 
 
 @dataclass(slots=True)
@@ -182,7 +180,7 @@ def run(
     jobs = [job for job, state in zip(campaign.jobs, there, strict=True) if state in wanted]
     findings = Findings(campaign.folder, there=len(there) - len(jobs))
     absent = [job for job, state in zip(campaign.jobs, there, strict=True) if state is State.ABSENT]
-    findings.reused = [job.trial.id for job in absent if take_over(job, campaign.reuse)]
+    findings.reused = [job.trial.id for job in absent if take_over(job, campaign.shelf)]
     jobs = [job for job in jobs if job.trial.id not in findings.reused]
     notes.print(
         f"{campaign.spec.name}: {count_text(len(jobs), 'trial')} of {len(there)} to play, of"

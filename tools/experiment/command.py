@@ -51,8 +51,9 @@ def experiment(
         list[Path] | None,
         typer.Option(
             metavar="DIR",
-            help="Take trials that another experiment has played from its folder, where they are"
-            " the same in everything; may be repeated.",
+            help="Take trials that another experiment has played from its folder, or from the"
+            " archives in it (docs/evidence), where they are the same in everything; may be"
+            " repeated.",
         ),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run trials again that failed.")] = False,

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from tools.experiment.archive import SUFFIX, pack
 from tools.experiment.fleet import Evaluation
 from tools.experiment.records import Origin, State, state_of, trial_path, writing
-from tools.experiment.reuse import take_over
+from tools.experiment.reuse import Shelf, take_over
 from tools.experiment.rounds import Point
-from tools.experiment.spec import ExperimentSpec
+from tools.experiment.spec import ExperimentError, ExperimentSpec
 from tools.experiment.trials import Job
 
 SPEC = ExperimentSpec(
@@ -50,7 +51,7 @@ def test_the_same_trial_of_another_experiment_is_taken_as_it_was_played(
 ) -> None:
     old = played(tmp_path / "old", failure=failure)
     job = job_of(tmp_path, name="second", quality=quality)
-    assert take_over(job, [tmp_path / "nothing here", old.parent])
+    assert take_over(job, Shelf.of([tmp_path, old.parent]))
 
     new = trial_path(tmp_path, job.trial)
     expected = State.FAILED if failure else State.DONE
@@ -71,11 +72,11 @@ def test_what_was_taken_over_can_be_taken_again_and_says_who_played_it(tmp_path:
     (tmp_path / "second").mkdir()
     second = job_of(tmp_path / "second", name="second", quality=True)
     third = job_of(tmp_path, name="third", quality=False)
-    assert take_over(second, [old.parent])
-    assert take_over(third, [second.folder])
+    assert take_over(second, Shelf.of([old.parent]))
+    assert take_over(third, Shelf.of([second.folder]))
     assert lines(trial_path(tmp_path, third.trial))[0]["reused"] == "first"
     fourth = job_of(tmp_path / "second", name="fourth", quality=True)
-    assert not take_over(fourth, [tmp_path]), "the third has no answers scored"
+    assert not take_over(fourth, Shelf.of([tmp_path])), "the third has no answers scored"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_trial_that_differs_in_anything_is_played(
 ) -> None:
     old = played(tmp_path / "old")
     job = job_of(tmp_path, name="second", quality=False, **changes)
-    assert not take_over(job, [old.parent])
+    assert not take_over(job, Shelf.of([old.parent]))
     assert not trial_path(tmp_path, job.trial).exists()
 
 
@@ -94,7 +95,49 @@ def test_a_trial_that_differs_in_anything_is_played(
 def test_another_codec_or_base_model_is_played(tmp_path: Path, changes: dict[str, str]) -> None:
     old = played(tmp_path / "old")
     job = job_of(tmp_path, name="second", quality=True)
-    assert not take_over(replace(job, origin=replace(job.origin, **changes)), [old.parent])
+    assert not take_over(
+        replace(job, origin=replace(job.origin, **changes)), Shelf.of([old.parent])
+    )
+
+
+def packed(folder: Path, *files: Path) -> Path:
+    """Return a folder of one archive of these files, which are gone."""
+    folder.mkdir()
+    content = pack([each.read_text(encoding="utf-8").splitlines() for each in files])
+    (folder / f"first{SUFFIX}").write_bytes(content)
+    for each in files:
+        each.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("quality", [True, False])
+def test_an_archive_s_trials_are_taken_as_files_are(tmp_path: Path, *, quality: bool) -> None:
+    job = job_of(tmp_path / "old", name="first", quality=True)
+    old = played(tmp_path / "old")
+    whole = lines(old)
+    another = tmp_path / "old" / "another.jsonl"
+    with writing(another) as file:
+        file.header(replace(job.trial, seed=9), job.origin, machine="the first machine")
+        file.end(failure="")
+    shelf = Shelf.of([packed(tmp_path / "archives", another, old)])
+
+    wanted = job_of(tmp_path, name="second", quality=quality)
+    assert take_over(wanted, shelf)
+    found = lines(trial_path(tmp_path, wanted.trial))
+    assert found[0]["reused"] == "first"
+    assert found[1:] == [line for line in whole[1:] if quality or line["kind"] != "quality"]
+
+    changed = replace(job, origin=replace(job.origin, fingerprint="another"))
+    assert not take_over(changed, shelf)
+    assert not take_over(job_of(tmp_path, name="second", quality=True, rounds=3), shelf)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    folder = packed(tmp_path / "archives", played(tmp_path / "old"))
+    archive = folder / f"first{SUFFIX}"
+    archive.write_bytes(archive.read_bytes()[:-1])
+    with pytest.raises(ExperimentError, match=r"--reuse .*first\.jsonl\.zst: it is no archive"):
+        Shelf.of([folder])
 
 
 def test_no_prefix_of_a_file_is_taken(tmp_path: Path) -> None:
@@ -103,6 +146,6 @@ def test_no_prefix_of_a_file_is_taken(tmp_path: Path) -> None:
     job = job_of(tmp_path, name="second", quality=True)
     for length in range(len(whole) - 1):
         old.write_bytes(whole[:length])
-        assert not take_over(job, [old.parent]), length
+        assert not take_over(job, Shelf.of([old.parent])), length
     old.write_bytes(whole)
-    assert take_over(job, [old.parent])
+    assert take_over(job, Shelf.of([old.parent]))

@@ -7,8 +7,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.evidence import archive
-from tools.evidence.archive import pack, unpack
+from tools.experiment import archive
+from tools.experiment.archive import pack, unpack
 
 HEADER = json.dumps({"kind": "trial", "seed": 3})
 OTHERS = st.sampled_from(['{"kind": "round"}', "[1]", "{", '{"kind": "end", "ok": true}'])
