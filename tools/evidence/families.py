@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 # Options whose value alone is tuned: with and without them are two methods.
-_PRESENCE: Final = ("ef", "prox", "scaffold", "freeze", "merge")
+_PRESENCE: Final = ("ef", "prox", "scaffold", "freeze", "merge", "full-step")
 # Options whose every value is a method of its own; the first value is as good as none.
 _VALUED: Final = {"mask": "off", "importance": "fisher"}
 
@@ -123,7 +123,7 @@ class Configuration:
         changed = (
             known.get("importance", "fisher") != "fisher"
             or known.get("mask", "off") not in _FISHER_MASKS | {"off"}
-            or bool({"freeze", "merge", "scaffold", "prox"} & known.keys())
+            or bool({"freeze", "merge", "scaffold", "prox", "full-step"} & known.keys())
         )
         if changed or self.codec not in _OWN | _PAPER:
             return Role.CONTROL

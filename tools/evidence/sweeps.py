@@ -1,4 +1,4 @@
-"""What changes with a setting: one row per value, workload and method. Pure."""
+"""What changes with a setting: one row per value, workload and configuration. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tools.evidence.contest import Contest
-from tools.evidence.families import Role
+from tools.evidence.families import Role, title
 from tools.evidence.reading import canonical
 from tools.evidence.sheets import Sheet
 from tools.evidence.statistics import summary
-from tools.evidence.time_tables import chosen
 from tools.evidence.uplink import bytes_values
 from tools.evidence.words import label, loss, megabytes, percent, times, value_text
 from tools.report.tables import Column
@@ -94,15 +93,15 @@ def _sweep_sheet(experiment: str, group: Sequence[Contest], keys: Sequence[str])
     rows: list[dict[str, Any]] = []
     for contest in sorted(group, key=lambda each: _place(each, keys)):
         comparison = contest.comparison
-        for best in chosen(contest):
+        for tried in comparison.tried:
             rows.append(  # noqa: PERF401  # reads as a row
                 {
                     WORKLOAD: comparison.workload,
                     **{key: comparison.setting.get(key) for key in keys},
-                    "method": best.title,
-                    "configuration": best.tried.text,
+                    "method": title(tried.configuration.family),
+                    "configuration": tried.text,
                     "target": summary(list(comparison.targets.values())).mean,
-                    **bytes_values(best.tried, comparison.reference),
+                    **bytes_values(tried, comparison.reference),
                 }
             )
     what = " and ".join(map(label, keys))

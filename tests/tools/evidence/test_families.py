@@ -24,6 +24,7 @@ from tools.evidence.families import Role, configuration, title
         ("fstq+@0.25,ef,mask=random", "fstq+,ef,mask=random", Role.CONTROL),
         ("fstq+@0.25,ef,importance=oracle", "fstq+,ef,importance=oracle", Role.CONTROL),
         ("fstq-r@1,freeze=A", "fstq-r,freeze", Role.CONTROL),
+        ("fstq-r@0.02:0.1,full-step,momentum=0.5", "fstq-r,full-step", Role.CONTROL),
         ("fstq-random@0.25,ef", "fstq-random,ef", Role.CONTROL),
         ("fstq+-plain@0.25,ef", "fstq+-plain,ef", Role.CONTROL),
     ],

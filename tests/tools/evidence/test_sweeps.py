@@ -11,7 +11,7 @@ from tools.evidence.reading import Trial, read_folder
 from tools.evidence.sweeps import main_contests, sweep_sheets, varied
 from tools.evidence.targets import compare_all
 
-METHODS = ("fp32", "eden@1", "fstq-r@0.15:0.8")
+METHODS = ("fp32", "eden@1", "fstq-r@0.15:0.8", "fstq-r@0.15:0.8,momentum=0.5")
 Make = Callable[..., Path]
 
 
@@ -27,12 +27,13 @@ def sweep(tmp_path: Path, matrix: Make) -> Path:
     return tmp_path
 
 
-def test_a_sweep_has_a_row_per_value_and_chosen_method_in_the_order_of_the_values(
+def test_a_sweep_has_a_row_per_value_and_configuration_in_the_order_of_the_values(
     sweep: Path,
 ) -> None:
     (sheet,) = sweep_sheets(contests(sweep))
-    assert [row["alpha"] for row in sheet.rows[::3]] == [0.1, 1.0, 10.0, "inf"]
-    assert {row["configuration"] for row in sheet.rows} == set(METHODS)
+    assert [row["alpha"] for row in sheet.rows[::4]] == [0.1, 1.0, 10.0, "inf"]
+    for at in range(0, len(sheet.rows), 4):
+        assert {row["configuration"] for row in sheet.rows[at : at + 4]} == set(METHODS)
     baseline = [row["saving"] for row in sheet.rows if row["configuration"] == "fp32"]
     assert baseline == pytest.approx([1.0] * 4)
     assert "α" in sheet.title  # noqa: RUF001  # Greek is meant
