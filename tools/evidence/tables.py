@@ -84,6 +84,7 @@ _MATCHED: Final = (
     "Configurations are compared that have the same rate, error feedback and server, and so send"
     " the same bytes; the first of each table chooses with Fisher."
 )
+_OTHERS: Final = "Other servers, other clients, parts taken away, a larger base model"
 _TIMES: Final = (
     "Rounds are timed by the model of `tools/experiment/timing.py`: the slowest client whose"
     " update arrived decides. Bytes are real; training seconds are the median of all runs with the"
@@ -112,7 +113,7 @@ def sections_of(folder: Folder) -> tuple[Section, ...]:
         ),
         _matched(first, others, keys=keys),
         _sweeps(contests, first, keys=keys),
-        _configurations("others", "Other servers, other clients, parts taken away", others, first),
+        _configurations("others", _OTHERS, others, first),
         _configurations("tuning", "How each method's configuration was chosen", tuned, first),
         _measured(folder.companions, OVERHEAD),
         _measured(folder.companions, INFERENCE),
